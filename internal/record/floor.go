@@ -1,0 +1,74 @@
+package record
+
+import (
+	"container/list"
+	"fmt"
+	"sync"
+
+	"cell.network/cell/internal/identity"
+)
+
+// MaxFloor is how many (node, cell) and (author, name) pairs a [Floor] remembers.
+const MaxFloor = 1 << 16
+
+// Floor remembers the highest order seen of every lease and grant, so that an
+// old record, though well signed, is refused. The zero Floor is ready to use;
+// it forgets the pair that it has not met for longest when it is full. It is
+// safe for concurrent use.
+type Floor struct {
+	mu    sync.Mutex
+	seen  map[floorKey]*list.Element
+	byAge list.List // of floorEntry, most recently met first
+}
+
+type floorKey struct {
+	signer identity.Key
+	cell   identity.Cell // of a grant: the author and the grant's name
+}
+
+type floorEntry struct {
+	key   floorKey
+	order Order
+}
+
+// Admit raises the floor to l, or fails with [ErrOrder] where l or its grant is
+// below it. A lease equal to the floor is admitted: fresh is false then.
+func (f *Floor) Admit(l Lease) (fresh bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	grant := floorKey{l.Cell.Author, identity.Cell{Author: l.Cell.Author, Name: l.Grant.Name}}
+	lease := floorKey{l.Signer, l.Cell}
+	if f.atLocked(grant).Compare(l.Grant.Order) > 0 {
+		return false, fmt.Errorf("%w: its grant has been replaced", ErrOrder)
+	}
+	c := f.atLocked(lease).Compare(l.Order)
+	if c > 0 {
+		return false, fmt.Errorf("%w: lease of %s by %s", ErrOrder, l.Cell.Short(), l.Signer.Short())
+	}
+	f.raiseLocked(grant, l.Grant.Order)
+	f.raiseLocked(lease, l.Order)
+	return c < 0, nil
+}
+
+func (f *Floor) atLocked(k floorKey) Order {
+	if e, ok := f.seen[k]; ok {
+		return e.Value.(floorEntry).order
+	}
+	return Order{}
+}
+
+func (f *Floor) raiseLocked(k floorKey, o Order) {
+	if e, ok := f.seen[k]; ok {
+		e.Value = floorEntry{k, o}
+		f.byAge.MoveToFront(e)
+		return
+	}
+	if f.seen == nil {
+		f.seen = make(map[floorKey]*list.Element)
+	}
+	f.seen[k] = f.byAge.PushFront(floorEntry{k, o})
+	if len(f.seen) > MaxFloor {
+		old := f.byAge.Remove(f.byAge.Back()).(floorEntry)
+		delete(f.seen, old.key)
+	}
+}
