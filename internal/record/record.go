@@ -101,7 +101,7 @@ type Header struct {
 	TTL     time.Duration // in whole milliseconds; 0 withdraws
 }
 
-// Window checks h as a certificate: valid from Issued to Issued + TTL, give or take MaxSkew.
+// window checks h as a certificate: valid from Issued to Issued + TTL, give or take MaxSkew.
 func (h Header) window(now time.Time) error {
 	switch {
 	case h.Issued.After(now.Add(MaxSkew)):
