@@ -1,0 +1,240 @@
+package node
+
+import (
+	"net/http"
+	"time"
+
+	"cell.network/cell/internal/identity"
+)
+
+// Protocol is the version of the control API; it goes into [HeaderProtocol].
+const Protocol = 1
+
+// HeaderProtocol names the header that carries [Protocol] in requests and answers.
+const HeaderProtocol = "Cell-Protocol"
+
+// UpgradeFrame is the protocol that POST /v1/connect upgrades to.
+const UpgradeFrame = "cell-frame/1"
+
+// Status says what a node is and where it listens.
+type Status struct {
+	Version  string           `json:"version"`
+	Protocol int              `json:"protocol"`
+	Node     identity.Key     `json:"node"`
+	Author   identity.Key     `json:"author,omitzero"` // whom a bare name means
+	Colony   identity.Key     `json:"colony,omitzero"` // zero: the node is in none
+	Network  identity.Network `json:"network"`
+	Mode     string           `json:"mode"`   // one of the Mode constants
+	Listen   []string         `json:"listen"` // full multiaddrs, /p2p included
+	LAN      LANStatus        `json:"lan"`
+	DHT      DHTStatus        `json:"dht"`
+	Started  time.Time        `json:"started"`
+	Home     string           `json:"home"` // folder of config.toml and keys
+	PID      int              `json:"pid"`
+}
+
+// LANStatus says whether announcements reach the local network.
+type LANStatus struct {
+	OK         bool     `json:"ok"`
+	Interfaces []string `json:"interfaces,omitempty"` // those that work
+	Note       string   `json:"note,omitempty"`       // why not, in plain words
+}
+
+// DHTStatus says how many nodes the routing table holds.
+type DHTStatus struct {
+	Size int    `json:"size"`
+	Note string `json:"note,omitempty"`
+}
+
+// Step names a stage of starting a cell, in the order in which they come.
+type Step string
+
+// The steps of /v1/run.
+const (
+	StepRead     Step = "read"
+	StepBuild    Step = "build"
+	StepStart    Step = "start"
+	StepReady    Step = "ready"
+	StepAnnounce Step = "announce"
+	StepAlive    Step = "alive"
+)
+
+// Progress is a line of /v1/run. The last one holds Replica or Error, the
+// others Step and Text. A build may report several lines of one step.
+type Progress struct {
+	Step    Step      `json:"step,omitempty"`
+	Text    string    `json:"text,omitempty"`
+	TookMS  float64   `json:"took_ms,omitempty"` // 0 while the step goes on
+	Replica *Replica  `json:"replica,omitempty"`
+	Error   *APIError `json:"error,omitempty"`
+}
+
+// The states of a replica.
+const (
+	ReplicaStarting = "starting"
+	ReplicaAlive    = "alive"
+	ReplicaDraining = "draining"
+	ReplicaExited   = "exited"
+)
+
+// Replica is a process that serves a cell, or served it.
+type Replica struct {
+	ID          string    `json:"id"`
+	Cell        string    `json:"cell"`  // name@author
+	State       string    `json:"state"` // one of the Replica constants
+	PID         int       `json:"pid,omitempty"`
+	Started     time.Time `json:"started"`
+	Methods     []string  `json:"methods,omitempty"` // names without the cell
+	Served      uint64    `json:"served"`            // requests since the start
+	Inflight    int       `json:"inflight"`
+	Restarts    int       `json:"restarts"`
+	Enforced    []string  `json:"enforced,omitempty"`     // limits that the system holds
+	NotEnforced []string  `json:"not_enforced,omitempty"` // limits that it does not, and why
+	Exit        string    `json:"exit,omitempty"`         // how it ended, in words
+}
+
+// Found is a line of /v1/lookup: a node that serves the cell. The last line
+// may hold only Error.
+type Found struct {
+	Cell   string       `json:"cell,omitempty"` // name@author
+	Node   identity.Key `json:"node,omitzero"`
+	Addrs  []string     `json:"addrs,omitempty"` // multiaddrs
+	Tier   string       `json:"tier,omitempty"`  // self, cache, lan or dht
+	TookMS float64      `json:"took_ms"`         // since the lookup began
+	State  string       `json:"state,omitempty"` // alive or draining
+	Error  *APIError    `json:"error,omitempty"`
+}
+
+// Peer is another node that this one knows.
+type Peer struct {
+	Node      identity.Key `json:"node"`
+	Addrs     []string     `json:"addrs,omitempty"`
+	Tiers     []string     `json:"tiers,omitempty"` // lan, dht: where it was met
+	Connected bool         `json:"connected"`
+	RTTMS     float64      `json:"rtt_ms,omitempty"` // 0: not measured
+	Cells     int          `json:"cells"`            // that it serves, as far as this node knows
+}
+
+// Pong is a line of /v1/ping. A line with Error is a lost ping; the rest goes on.
+type Pong struct {
+	Node  identity.Key `json:"node,omitzero"`
+	RTTMS float64      `json:"rtt_ms"`
+	Path  string       `json:"path,omitempty"` // direct and an address, or self
+	Error *APIError    `json:"error,omitempty"`
+}
+
+// The outcomes of a check.
+const (
+	CheckOK   = "ok"
+	CheckWarn = "warn"
+	CheckFail = "fail"
+)
+
+// Check is one finding of `cell doctor`.
+type Check struct {
+	Name     string `json:"name"`
+	Status   string `json:"status"`           // one of the Check constants
+	Evidence string `json:"evidence"`         // what was seen
+	Remedy   string `json:"remedy,omitempty"` // what to do, unless ok
+}
+
+// Requests and wrapped answers of the control API.
+type (
+	RunRequest struct {
+		Dir string `json:"dir"`
+	} // absolute
+	KillRequest struct {
+		Replica string `json:"replica"`
+	}
+	StopRequest struct {
+		Cell string `json:"cell"`
+	} // a reference, as typed
+	PingRequest struct {
+		Target string `json:"target"` // a node key or a reference of a cell
+		Count  int    `json:"count"`
+	}
+	ReplicaList struct {
+		Replicas []Replica `json:"replicas"`
+	}
+	PeerList struct {
+		Peers []Peer `json:"peers"`
+	}
+	CheckList struct {
+		Checks []Check `json:"checks"`
+	}
+	ErrorBody struct {
+		Error *APIError `json:"error"`
+	}
+)
+
+// Exit codes of `cell`. They are promised to scripts: never change one.
+const (
+	ExitOK          = 0
+	ExitFailed      = 1
+	ExitUsage       = 2
+	ExitNotFound    = 3 // no such cell, or no replica of it
+	ExitNotRunning  = 4 // the node is not reachable
+	ExitRefused     = 5 // by trust: signature, unknown author, permission
+	ExitTimeout     = 6
+	ExitVersion     = 7 // node and cell speak different protocols
+	ExitInterrupted = 130
+)
+
+// Codes of an [APIError].
+const (
+	CodeFailed      = "failed"
+	CodeUsage       = "usage"
+	CodeNoCell      = "no_such_cell"
+	CodeNoReplica   = "no_replica"
+	CodeNotRunning  = "not_running"
+	CodeRefused     = "refused"
+	CodeTimeout     = "timeout"
+	CodeVersion     = "version_mismatch"
+	CodeInterrupted = "interrupted"
+)
+
+var exits = map[string]int{
+	CodeFailed: ExitFailed, CodeUsage: ExitUsage, CodeNoCell: ExitNotFound, CodeNoReplica: ExitNotFound,
+	CodeNotRunning: ExitNotRunning, CodeRefused: ExitRefused, CodeTimeout: ExitTimeout,
+	CodeVersion: ExitVersion, CodeInterrupted: ExitInterrupted,
+}
+
+var statuses = map[string]int{
+	CodeUsage: http.StatusBadRequest, CodeNoCell: http.StatusNotFound, CodeNoReplica: http.StatusNotFound,
+	CodeRefused: http.StatusForbidden, CodeTimeout: http.StatusGatewayTimeout, CodeVersion: http.StatusUpgradeRequired,
+	CodeNotRunning: http.StatusServiceUnavailable,
+}
+
+// APIError is an error for people and for scripts at once.
+type APIError struct {
+	Code    string `json:"code"`           // one of the Code constants
+	Message string `json:"message"`        // what and why, lower case, no full stop
+	Hint    string `json:"hint,omitempty"` // what to do next
+	Exit    int    `json:"exit,omitempty"` // status of the command that meets it
+}
+
+// NewError makes an error with the exit code that belongs to code. Hint may be empty.
+func NewError(code, message, hint string) *APIError {
+	exit, ok := exits[code]
+	if !ok {
+		exit = ExitFailed
+	}
+	return &APIError{Code: code, Message: message, Hint: hint, Exit: exit}
+}
+
+func (e *APIError) Error() string { return e.Message }
+
+// Is reports whether target is an APIError with the same code, so that
+// errors.Is(err, &APIError{Code: CodeTimeout}) works.
+func (e *APIError) Is(target error) bool {
+	t, ok := target.(*APIError)
+	return ok && t.Code == e.Code
+}
+
+// HTTPStatus is the status under which the control API sends e.
+func (e *APIError) HTTPStatus() int {
+	if s, ok := statuses[e.Code]; ok {
+		return s
+	}
+	return http.StatusInternalServerError
+}

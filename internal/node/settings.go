@@ -1,0 +1,358 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/identity"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// The modes of a node in the DHT.
+const (
+	ModeAuto   = "auto"   // server where others can reach it, else client
+	ModeServer = "server" // keeps leases for others
+	ModeClient = "client" // only asks
+)
+
+// DefaultBootstrap is where a node of the public network finds its first peers.
+const DefaultBootstrap = "/dnsaddr/seed.cell.network"
+
+// maxSettings bounds config.toml, in bytes.
+const maxSettings = 1 << 20
+
+// Settings are what an operator can choose. A flag wins over an environment
+// variable, that over config.toml, that over the default.
+type Settings struct {
+	Network   identity.Network // default "public"
+	Listen    []string         // multiaddrs; default none given: any free UDP port, IPv4 and IPv6
+	Bootstrap []string         // multiaddrs with /p2p, or /dnsaddr; default DefaultBootstrap on the public network
+	Mode      string           // one of the Mode constants; default auto
+	LAN       LANSettings
+	Author    identity.Key      // default author where his key is elsewhere; zero: the key on this machine
+	Authors   identity.Petnames // [authors]: names that this operator gave
+	Hosts     []identity.Key    // [trust] hosts: authors whose code may run here, besides his own
+
+	origins map[string]string // of each key that is not at its default
+}
+
+// LANSettings are [lan].
+type LANSettings struct {
+	Enabled  bool             // default true
+	Port     int              // UDP, default 9067
+	Directed []netip.AddrPort // where to send announcements as well, for networks without multicast
+}
+
+// Setting is one choice in text form.
+type Setting struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // "default", "env CELL_MODE", "flag --mode" or a path
+}
+
+// settingsFile mirrors the text of config.toml.
+type settingsFile struct {
+	Network   *networkText `toml:"network"`
+	Listen    []addrText   `toml:"listen"`
+	Bootstrap []addrText   `toml:"bootstrap"`
+	Mode      *modeText    `toml:"mode"`
+	LAN       struct {
+		Enabled  *bool            `toml:"enabled"`
+		Port     *int             `toml:"port"`
+		Directed []netip.AddrPort `toml:"directed"`
+	} `toml:"lan"`
+	Author  *identity.Key           `toml:"author"`
+	Authors map[string]identity.Key `toml:"authors"`
+	Trust   struct {
+		Hosts []identity.Key `toml:"hosts"`
+	} `toml:"trust"`
+}
+
+// SettingsPath is where h keeps config.toml.
+func SettingsPath(h home.Home) string { return filepath.Join(h.Config, "config.toml") }
+
+// DefaultSettings are what holds where nothing is chosen.
+func DefaultSettings() Settings {
+	return Settings{
+		Network:   identity.Public,
+		Bootstrap: []string{DefaultBootstrap},
+		Mode:      ModeAuto,
+		LAN:       LANSettings{Enabled: true, Port: 9067},
+		Authors:   identity.Petnames{},
+		origins:   map[string]string{},
+	}
+}
+
+// LoadSettings reads config.toml, which need not exist, then the variables
+// CELL_NETWORK, CELL_LISTEN, CELL_LAN_PORT and so on, one for each of [Keys].
+// Errors in the file are a [*FileError].
+func LoadSettings(h home.Home, getenv func(string) string) (Settings, error) {
+	path := SettingsPath(h)
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Settings{}, fmt.Errorf("read settings: %w", err)
+	}
+	s, err := ParseSettings(path, text)
+	if err != nil {
+		return Settings{}, err
+	}
+	for _, key := range Keys {
+		name := "CELL_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+		if v := getenv(name); v != "" {
+			if err := s.Set(key, v, "env "+name); err != nil {
+				return Settings{}, fmt.Errorf("read %s: %w", name, err)
+			}
+		}
+	}
+	return s, nil
+}
+
+// ParseSettings reads the text of a config.toml; file is its name in errors
+// and the origin of what it sets.
+func ParseSettings(file string, text []byte) (Settings, error) {
+	if len(text) > maxSettings {
+		return Settings{}, &FileError{File: file, Line: 1, Column: 1, Message: fmt.Sprintf("longer than %d bytes", maxSettings)}
+	}
+	var t settingsFile
+	if err := decodeTOML(file, text, &t); err != nil {
+		return Settings{}, err
+	}
+	s := DefaultSettings()
+	from := func(key string, given bool) bool {
+		if given {
+			s.origins[key] = file
+		}
+		return given
+	}
+	if from("network", t.Network != nil) {
+		s.Network = identity.Network(*t.Network)
+	}
+	if from("listen", t.Listen != nil) {
+		s.Listen = texts(t.Listen)
+	}
+	if from("bootstrap", t.Bootstrap != nil) {
+		s.Bootstrap = texts(t.Bootstrap)
+	}
+	if from("mode", t.Mode != nil) {
+		s.Mode = string(*t.Mode)
+	}
+	if from("lan.enabled", t.LAN.Enabled != nil) {
+		s.LAN.Enabled = *t.LAN.Enabled
+	}
+	if from("lan.port", t.LAN.Port != nil) {
+		if err := checkPort(*t.LAN.Port); err != nil {
+			return Settings{}, keyError(file, text, []string{"lan", "port"}, "%v", err)
+		}
+		s.LAN.Port = *t.LAN.Port
+	}
+	if from("lan.directed", t.LAN.Directed != nil) {
+		s.LAN.Directed = t.LAN.Directed
+	}
+	if from("author", t.Author != nil) {
+		s.Author = *t.Author
+	}
+	for name, key := range t.Authors {
+		if _, err := identity.ParseName(name); err != nil {
+			return Settings{}, keyError(file, text, []string{"authors", name}, "%v", err)
+		}
+		s.Authors[name] = key
+	}
+	s.Hosts = t.Trust.Hosts
+	s.settle()
+	return s, nil
+}
+
+// settle fills defaults that depend on other choices.
+func (s *Settings) settle() {
+	if s.origins["bootstrap"] == "" {
+		s.Bootstrap = []string{DefaultBootstrap}
+		if s.Network.Private() { // the public seeds know nothing of it
+			s.Bootstrap = nil
+		}
+	}
+}
+
+// Keys are the keys of the settings that have a single value, in the order in
+// which they are shown. Petnames and trusted authors have commands of their own.
+var Keys = []string{"network", "listen", "bootstrap", "mode", "lan.enabled", "lan.port", "lan.directed", "author"}
+
+// ErrNoKey says that no setting has this key.
+var ErrNoKey = errors.New("no such setting")
+
+// Set chooses a value from its text form; lists are separated by commas.
+// Origin says where the choice comes from. Errors wrap [ErrNoKey] or name the value.
+func (s *Settings) Set(key, value, origin string) error {
+	var err error
+	switch key {
+	case "network":
+		s.Network, err = identity.ParseNetwork(value)
+	case "listen":
+		s.Listen, err = parseAddrs(value)
+	case "bootstrap":
+		s.Bootstrap, err = parseAddrs(value)
+	case "mode":
+		var m modeText
+		err = m.UnmarshalText([]byte(value))
+		s.Mode = string(m)
+	case "lan.enabled":
+		if s.LAN.Enabled, err = strconv.ParseBool(value); err != nil {
+			err = fmt.Errorf("bad value %q: write true or false", value)
+		}
+	case "lan.port":
+		if s.LAN.Port, err = strconv.Atoi(value); err != nil {
+			err = fmt.Errorf("bad port %q: write a number from 1 to 65535", value)
+		} else {
+			err = checkPort(s.LAN.Port)
+		}
+	case "lan.directed":
+		s.LAN.Directed = nil
+		for _, text := range splitList(value) {
+			var a netip.AddrPort
+			if a, err = netip.ParseAddrPort(text); err != nil {
+				err = fmt.Errorf("bad address %q: write it like 192.0.2.7:9067", text)
+				break
+			}
+			s.LAN.Directed = append(s.LAN.Directed, a)
+		}
+	case "author":
+		s.Author, err = s.key(value)
+	default:
+		return fmt.Errorf("%w: %q", ErrNoKey, key)
+	}
+	if err != nil {
+		return err
+	}
+	if s.origins == nil {
+		s.origins = map[string]string{}
+	}
+	s.origins[key] = origin
+	s.settle()
+	return nil
+}
+
+// key reads a key or a petname.
+func (s *Settings) key(text string) (identity.Key, error) {
+	if k, ok := s.Authors[text]; ok {
+		return k, nil
+	}
+	return identity.ParseKey(text)
+}
+
+// List returns every setting of [Keys] with its origin.
+func (s Settings) List() []Setting {
+	directed := make([]string, len(s.LAN.Directed))
+	for i, a := range s.LAN.Directed {
+		directed[i] = a.String()
+	}
+	author := ""
+	if !s.Author.IsZero() {
+		author = s.Author.String()
+	}
+	values := map[string]string{
+		"network": string(s.Network), "listen": strings.Join(s.Listen, ","), "bootstrap": strings.Join(s.Bootstrap, ","),
+		"mode": s.Mode, "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
+		"lan.directed": strings.Join(directed, ","), "author": author,
+	}
+	list := make([]Setting, len(Keys))
+	for i, key := range Keys {
+		origin := s.origins[key]
+		if origin == "" {
+			origin = "default"
+		}
+		list[i] = Setting{key, values[key], origin}
+	}
+	return list
+}
+
+// Trusts reports whether code of author may run here: he is the operator's
+// default author, or named in [trust] hosts. Own is the author whose key is
+// on this machine, or zero.
+func (s Settings) Trusts(author, own identity.Key) bool {
+	return !author.IsZero() && (author == own || author == s.Author || slices.Contains(s.Hosts, author))
+}
+
+// DefaultAuthor is whom a bare name means: the chosen author, or own.
+func (s Settings) DefaultAuthor(own identity.Key) identity.Key {
+	if !s.Author.IsZero() {
+		return s.Author
+	}
+	return own
+}
+
+// Petname returns the name that the operator gave to an author, or "".
+func (s Settings) Petname(author identity.Key) string {
+	best := ""
+	for name, k := range s.Authors {
+		if k == author && (best == "" || name < best) {
+			best = name
+		}
+	}
+	return best
+}
+
+func checkPort(p int) error {
+	if p < 1 || p > 65535 {
+		return fmt.Errorf("bad port %d: it lies between 1 and 65535", p)
+	}
+	return nil
+}
+
+func splitList(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func parseAddrs(s string) ([]string, error) {
+	var out []string
+	for _, text := range splitList(s) {
+		var a addrText
+		if err := a.UnmarshalText([]byte(text)); err != nil {
+			return nil, err
+		}
+		out = append(out, text)
+	}
+	return out, nil
+}
+
+func texts[T ~string](in []T) []string {
+	out := make([]string, len(in))
+	for i, v := range in {
+		out[i] = string(v)
+	}
+	return out
+}
+
+type addrText string
+
+func (a *addrText) UnmarshalText(b []byte) error {
+	if _, err := ma.NewMultiaddr(string(b)); err != nil {
+		return fmt.Errorf("bad address %q: write a multiaddr like /ip4/192.0.2.7/udp/4001/quic-v1", b)
+	}
+	*a = addrText(b)
+	return nil
+}
+
+type networkText string
+
+func (n *networkText) UnmarshalText(b []byte) error {
+	v, err := identity.ParseNetwork(string(b))
+	*n = networkText(v)
+	return err
+}
+
+type modeText string
+
+func (m *modeText) UnmarshalText(b []byte) error {
+	if v := string(b); v != ModeAuto && v != ModeServer && v != ModeClient {
+		return fmt.Errorf("bad mode %q: it is auto, server or client", b)
+	}
+	*m = modeText(b)
+	return nil
+}
