@@ -1,0 +1,377 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/journal"
+)
+
+// Limits on what a client reads.
+const (
+	maxAnswer = 16 << 20 // bytes of one JSON answer
+	maxLine   = 1 << 20  // bytes of one line of a stream
+)
+
+// dialTimeout bounds connecting to a socket on the same machine.
+const dialTimeout = 3 * time.Second
+
+// ErrNotRunning says that nobody answers on the control socket.
+var ErrNotRunning error = NewError(CodeNotRunning, "the node is not running", "start it with: cell up")
+
+// Client speaks to a node over its control socket. It holds no state but idle
+// connections and is safe for concurrent use. Its errors are *[APIError], or
+// those of the context.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// Dial checks that the node of h answers. Errors match [ErrNotRunning] where it
+// does not.
+func Dial(h home.Home) (*Client, error) {
+	if err := h.CheckSocket(); err != nil {
+		return nil, NewError(CodeFailed, err.Error(), "")
+	}
+	c := &Client{socket: h.Socket()}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+		DisableCompression: true,
+		MaxIdleConns:       2,
+	}}
+	conn, err := c.dial(context.Background())
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	conn.Close()
+	return c, nil
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	return d.DialContext(ctx, "unix", c.socket)
+}
+
+// explain turns what the system says into what a person can use.
+func (c *Client) explain(err error) error {
+	var api *APIError
+	switch {
+	case errors.As(err, &api):
+		return api
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
+		return NewError(CodeNotRunning, "the node is not running: nobody answers on "+c.socket, "start it with: cell up")
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return NewError(CodeRefused, "not allowed to open "+c.socket, "the node belongs to another user; set CELL_HOME or start your own with: cell up")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+		return NewError(CodeNotRunning, "the node ended before it answered", "start it again with: cell up")
+	}
+	return NewError(CodeFailed, "ask the node: "+err.Error(), "")
+}
+
+// Status asks what the node is.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.get(ctx, "/v1/status", &s)
+}
+
+// Run starts the cell in a folder, given as an absolute path, and hands on its
+// progress; it returns when the replica is alive, or was refused.
+func (c *Client) Run(ctx context.Context, dir string, progress func(Progress)) (Replica, error) {
+	for p, err := range stream[Progress](ctx, c, http.MethodPost, "/v1/run", RunRequest{dir}) {
+		switch {
+		case err != nil:
+			return Replica{}, err
+		case p.Error != nil:
+			return Replica{}, p.Error
+		case p.Replica != nil:
+			return *p.Replica, nil
+		}
+		progress(p)
+	}
+	return Replica{}, c.explain(io.ErrUnexpectedEOF)
+}
+
+// Replicas lists the node's replicas.
+func (c *Client) Replicas(ctx context.Context) ([]Replica, error) {
+	var l ReplicaList
+	return l.Replicas, c.get(ctx, "/v1/ps", &l)
+}
+
+// Kill ends a replica's processes as a crash would.
+func (c *Client) Kill(ctx context.Context, replica string) error {
+	return c.post(ctx, "/v1/kill", KillRequest{replica})
+}
+
+// Stop ends the replicas of a cell and withdraws it.
+func (c *Client) Stop(ctx context.Context, cell string) error {
+	return c.post(ctx, "/v1/stop", StopRequest{cell})
+}
+
+// Logs opens what the replicas of a cell write; with follow it goes on until
+// ctx ends. The caller closes it.
+func (c *Client) Logs(ctx context.Context, cell string, follow bool) (io.ReadCloser, error) {
+	res, err := c.do(ctx, http.MethodGet, "/v1/logs?"+query("cell", cell, "follow", flag(follow)), nil)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// Events streams the journal from the event after a sequence number; with
+// follow it goes on until ctx ends.
+func (c *Client) Events(ctx context.Context, after uint64, follow bool) iter.Seq2[journal.Event, error] {
+	type line struct {
+		journal.Event
+		Error *APIError `json:"error"`
+	}
+	path := "/v1/events?" + query("after", strconv.FormatUint(after, 10), "follow", flag(follow))
+	return func(yield func(journal.Event, error) bool) {
+		for l, err := range stream[line](ctx, c, http.MethodGet, path, nil) {
+			if err == nil && l.Error != nil {
+				err = l.Error
+			}
+			if !yield(l.Event, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Lookup streams the nodes that serve a cell, the first one found first.
+func (c *Client) Lookup(ctx context.Context, ref string) iter.Seq2[Found, error] {
+	return func(yield func(Found, error) bool) {
+		for f, err := range stream[Found](ctx, c, http.MethodGet, "/v1/lookup?"+query("ref", ref), nil) {
+			if err == nil && f.Error != nil {
+				err = f.Error
+			}
+			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Peers lists the nodes that this one knows.
+func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
+	var l PeerList
+	return l.Peers, c.get(ctx, "/v1/peers", &l)
+}
+
+// Ping measures round trips to a node, given by its key or by a cell that it
+// serves. A lost ping is a Pong with Error, and the rest goes on.
+func (c *Client) Ping(ctx context.Context, target string, count int) iter.Seq2[Pong, error] {
+	return stream[Pong](ctx, c, http.MethodPost, "/v1/ping", PingRequest{target, count})
+}
+
+// Reload makes the node read its settings and certificates again.
+func (c *Client) Reload(ctx context.Context) error { return c.post(ctx, "/v1/reload", struct{}{}) }
+
+// Down makes the node drain and end; it may still be at it when Down returns.
+func (c *Client) Down(ctx context.Context) error { return c.post(ctx, "/v1/down", struct{}{}) }
+
+// Doctor lists what the node finds about itself.
+func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
+	var l CheckList
+	return l.Checks, c.get(ctx, "/v1/doctor", &l)
+}
+
+// Connect opens a connection for request frames with full targets.
+func (c *Client) Connect(ctx context.Context) (net.Conn, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	req, err := c.request(ctx, http.MethodPost, "/v1/connect", nil)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", UpgradeFrame)
+	r := bufio.NewReader(conn)
+	res, err := (*http.Response)(nil), req.Write(conn)
+	if err == nil {
+		res, err = http.ReadResponse(r, req)
+	}
+	if err == nil {
+		err = check(res, http.StatusSwitchingProtocols)
+	}
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, c.explain(err)
+	}
+	return &upgraded{conn, r}, nil
+}
+
+// upgraded is a connection whose first bytes may already have been read.
+type upgraded struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (u *upgraded) Read(b []byte) (int, error) { return u.r.Read(b) }
+
+func (c *Client) get(ctx context.Context, path string, into any) error {
+	res, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(into); err != nil {
+		return c.explain(fmt.Errorf("read answer: %w", err))
+	}
+	return nil
+}
+
+func (c *Client) post(ctx context.Context, path string, body any) error {
+	res, err := c.do(ctx, http.MethodPost, path, body)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
+// stream reads an answer of one JSON object a line. It ends after an error.
+func stream[T any](ctx context.Context, c *Client, method, path string, body any) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		res, err := c.do(ctx, method, path, body)
+		if err != nil {
+			yield(zero, err)
+			return
+		}
+		defer res.Body.Close()
+		lines := bufio.NewScanner(res.Body)
+		lines.Buffer(nil, maxLine)
+		for lines.Scan() {
+			if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+				continue
+			}
+			var v T
+			if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
+				yield(zero, c.explain(fmt.Errorf("read answer: %w", err)))
+				return
+			}
+			if !yield(v, nil) {
+				return
+			}
+		}
+		if err := lines.Err(); err != nil {
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			yield(zero, c.explain(err))
+		}
+	}
+}
+
+// do sends a request and returns its answer, unless that is an error.
+func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	req, err := c.request(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if err := check(res, http.StatusOK); err != nil {
+		res.Body.Close()
+		return nil, c.explain(err)
+	}
+	return res, nil
+}
+
+func (c *Client) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
+	var content io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		content = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://cell"+path, content)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set(HeaderProtocol, strconv.Itoa(Protocol))
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req, nil
+}
+
+// check turns an answer other than a success into an error.
+func check(res *http.Response, want int) error {
+	if got := res.Header.Get(HeaderProtocol); got != strconv.Itoa(Protocol) {
+		return NewError(CodeVersion, fmt.Sprintf("the node speaks control protocol %q, this program %d", got, Protocol),
+			"use the cell program that started the node, or restart it: cell down, then cell up")
+	}
+	if res.StatusCode == want || want == http.StatusOK && res.StatusCode/100 == 2 {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxLine))
+	if err != nil {
+		return err
+	}
+	var body ErrorBody
+	if json.Unmarshal(text, &body) == nil && body.Error != nil && body.Error.Message != "" {
+		if body.Error.Exit == 0 {
+			body.Error.Exit = NewError(body.Error.Code, "", "").Exit
+		}
+		return body.Error
+	}
+	message := strings.TrimSpace(string(text[:min(len(text), 512)]))
+	return NewError(CodeFailed, fmt.Sprintf("the node answered %s: %s", res.Status, message), "")
+}
+
+func query(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return v.Encode()
+}
+
+func flag(on bool) string {
+	if on {
+		return "1"
+	}
+	return ""
+}
+
+// ParseTarget tells whether what a person typed is a node's key or a cell.
+func ParseTarget(s string) (node identity.Key, ref identity.Ref, err error) {
+	if k, err := identity.ParseKey(s); err == nil {
+		return k, identity.Ref{}, nil
+	}
+	ref, err = identity.ParseRef(s)
+	return identity.Key{}, ref, err
+}
