@@ -1,0 +1,271 @@
+// Package host opens the node's QUIC port and speaks libp2p on it: it is the
+// only place that configures libp2p.
+//
+// A host is put together from swarm, basic host and QUIC transport without the
+// root package of go-libp2p, which would link WebRTC, TCP and WebSockets too.
+// Connections are QUIC version 1 with mutual TLS; identify runs on each. Every
+// protocol of a network is named
+//
+//	/cell/<first 16 hex digits of the network id>/<name>
+//
+// so that nodes of two networks may connect but have nothing to say.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/observedaddrs"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// DefaultListen are the addresses that a host listens on unless told
+// otherwise: any free port on all interfaces.
+var DefaultListen = []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/udp/0/quic-v1"}
+
+// Default bounds of the connection manager: above HighWater connections the
+// least useful ones are closed until LowWater are left.
+const (
+	DefaultLowWater  = 24
+	DefaultHighWater = 48
+)
+
+// gracePeriod is how long a new connection is safe from the connection manager.
+const gracePeriod = 20 * time.Second
+
+// ErrListen says that an address cannot be listened on: [syscall.EADDRINUSE]
+// in its chain means that another program has the port.
+var ErrListen = errors.New("listen")
+
+// Config is how a host is made. Key and Network are required.
+type Config struct {
+	Key     identity.Private
+	Network identity.Network
+
+	// Listen are multiaddrs of the form /ip4/…/udp/…/quic-v1 or /ip6/…. Default:
+	// DefaultListen, of which one must succeed. Of addresses given here all must.
+	Listen []string
+
+	// ListenPacket opens the UDP sockets. Default: the operating system's. A
+	// simulated network hands in its own and lists one specific IP in Listen.
+	ListenPacket func(network string, laddr *net.UDPAddr) (net.PacketConn, error)
+
+	// NAT says that the machine may sit behind an address translator: the host
+	// then learns its public addresses from what peers see, asks peers whether
+	// they can reach it (AutoNAT) and answers the same question. Default: off,
+	// what the interfaces say holds.
+	NAT bool
+
+	LowWater, HighWater int // connections; default 24 and 48
+
+	Log *slog.Logger // default: silent
+}
+
+// Host is a libp2p host of one network. It is safe for concurrent use.
+type Host struct {
+	host.Host
+	key     identity.Key
+	network identity.Network
+	swarm   *swarm.Swarm
+	log     *slog.Logger
+
+	closing sync.Once
+	closers []func() error // Close runs the last one first
+}
+
+// New opens the ports and starts the host. Errors wrap [ErrListen] where a port
+// cannot be had.
+func New(c Config) (*Host, error) {
+	if err := c.fill(); err != nil {
+		return nil, err
+	}
+	h := &Host{key: c.Key.Public(), network: c.Network, log: c.Log}
+	if err := h.build(c); err != nil {
+		_ = h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (c *Config) fill() error {
+	if c.Key.IsZero() {
+		return errors.New("open host: no key")
+	}
+	if _, err := identity.ParseNetwork(string(c.Network)); err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	if c.LowWater == 0 {
+		c.LowWater = DefaultLowWater
+	}
+	if c.HighWater == 0 {
+		c.HighWater = max(DefaultHighWater, c.LowWater)
+	}
+	if c.LowWater > c.HighWater {
+		return fmt.Errorf("open host: low water of %d connections above high water of %d", c.LowWater, c.HighWater)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func (h *Host) build(c Config) error {
+	key, err := crypto.UnmarshalEd25519PrivateKey(c.Key.Raw())
+	if err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	limits, err := newLimits()
+	if err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	quic, err := newQUIC(c, limits)
+	if err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	h.closers = append(h.closers, quic.Close)
+
+	bus := eventbus.NewBus()
+	if h.swarm, err = newSwarm(key, bus, quic, limits); err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	h.closers = append(h.closers, h.swarm.Peerstore().Close, h.swarm.Close)
+
+	manager, err := connmgr.NewConnManager(c.LowWater, c.HighWater, connmgr.WithGracePeriod(gracePeriod))
+	if err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	opts := &basichost.HostOpts{
+		EventBus:                       bus,
+		ConnManager:                    manager,
+		UserAgent:                      "cell",
+		DisableNonPublicAddrPublishing: !c.Network.Private(),
+	}
+	if c.NAT {
+		seen, err := observedaddrs.NewManager(bus, h.swarm)
+		if err != nil {
+			return fmt.Errorf("open host: %w", err)
+		}
+		seen.Start(h.swarm)
+		h.closers = append(h.closers, seen.Close)
+		opts.ObservedAddrsManager = seen
+	}
+	basic, err := basichost.NewHost(h.swarm, opts)
+	if err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	h.Host = basic
+	h.closers = append(h.closers, basic.Close)
+
+	if c.NAT {
+		probe, err := newProbe(basic, quic, limits)
+		if err != nil {
+			return fmt.Errorf("open host: %w", err)
+		}
+		h.closers = append(h.closers, probe)
+	}
+	if err := h.listen(c.Listen); err != nil {
+		return err
+	}
+	basic.Start()
+	return nil
+}
+
+func (h *Host) listen(addrs []string) error {
+	asked := addrs
+	if len(addrs) == 0 {
+		asked = DefaultListen
+	}
+	var failed error
+	open := 0
+	for _, s := range asked {
+		a, err := ma.NewMultiaddr(s)
+		if err == nil && !isQUIC(a) {
+			err = errors.New("an address to listen on has the form /ip4/0.0.0.0/udp/4001/quic-v1")
+		}
+		if err == nil {
+			err = h.swarm.AddListenAddr(a)
+		}
+		switch {
+		case err == nil:
+			open++
+			continue
+		case errors.Is(err, syscall.EADDRINUSE):
+			err = fmt.Errorf("%w on %s: another program has the port: %w", ErrListen, s, syscall.EADDRINUSE)
+		default:
+			err = fmt.Errorf("%w on %s: %w", ErrListen, s, err)
+		}
+		failed = errors.Join(failed, err)
+	}
+	if open == 0 || failed != nil && len(addrs) > 0 {
+		return failed
+	}
+	if failed != nil {
+		h.log.Info("not listening on every default address", "err", failed)
+	}
+	return nil
+}
+
+// Key returns the node's public key.
+func (h *Host) Key() identity.Key { return h.key }
+
+// NetworkName returns the network that the host is part of.
+func (h *Host) NetworkName() identity.Network { return h.network }
+
+// Dial opens a connection to a node unless there is one. Addresses are binary
+// multiaddrs without /p2p; those that the network's policy forbids are left
+// out (see [Dialable]), and ones known from before are tried too. It does not
+// wait for identify.
+func (h *Host) Dial(ctx context.Context, key identity.Key, addrs [][]byte) error {
+	id, err := PeerID(key)
+	if err != nil {
+		return fmt.Errorf("dial node: %w", err)
+	}
+	if good := h.parseAddrs(addrs); len(good) > 0 {
+		h.Peerstore().AddAddrs(id, good, peerstore.TempAddrTTL)
+		h.swarm.Backoff().Clear(id) // someone vouches for the addresses now: earlier failures say nothing
+	}
+	if _, err := h.swarm.DialPeer(ctx, id); err != nil {
+		return fmt.Errorf("dial node %s: %w", key.Short(), err)
+	}
+	return nil
+}
+
+func (h *Host) parseAddrs(raw [][]byte) []ma.Multiaddr {
+	var good []ma.Multiaddr
+	for _, b := range raw {
+		if a, err := ma.NewMultiaddrBytes(b); err == nil && Dialable(h.network, a) {
+			good = append(good, a)
+		}
+	}
+	return good
+}
+
+// AddrInfo returns what another host needs to dial this one.
+func (h *Host) AddrInfo() peer.AddrInfo { return peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()} }
+
+// Close closes every connection and port and waits for the host's goroutines.
+func (h *Host) Close() error {
+	var err error
+	h.closing.Do(func() {
+		for _, f := range slices.Backward(h.closers) {
+			err = errors.Join(err, f())
+		}
+	})
+	return err
+}
