@@ -9,7 +9,7 @@
 //	,"seq":17                            1, 2, 3, …: no number is used twice or left out
 //	,"time":"2026-08-22T10:11:12.123456789Z_00000"
 //	,"kind":"spawn"                      one of [Kinds]
-//	,"cause":"p4QxAb-16"                 id of the event that led to this one; absent: none
+//	,"cause":"ta2doK-16"                 id of the event that led to this one; absent: none
 //	,"cell":"greeter@z6Mk…"              the cell concerned; absent: none
 //	,"text":"started replica 1"          for people, at most [MaxText] bytes
 //	,"data":{"pid":4711}}                for programs; absent: none
