@@ -89,8 +89,10 @@ func (c *Client) explain(err error) error {
 }
 
 // Status asks what the node is.
-func (c *Client) Status(ctx context.Context) (s Status, err error) {
-	return s, c.get(ctx, "/v1/status", &s)
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.get(ctx, "/v1/status", &s)
+	return s, err
 }
 
 // Run starts the cell in a folder, given as an absolute path, and hands on its
@@ -113,7 +115,8 @@ func (c *Client) Run(ctx context.Context, dir string, progress func(Progress)) (
 // Replicas lists the node's replicas.
 func (c *Client) Replicas(ctx context.Context) ([]Replica, error) {
 	var l ReplicaList
-	return l.Replicas, c.get(ctx, "/v1/ps", &l)
+	err := c.get(ctx, "/v1/ps", &l)
+	return l.Replicas, err
 }
 
 // Kill ends a replica's processes as a crash would.
@@ -173,7 +176,8 @@ func (c *Client) Lookup(ctx context.Context, ref string) iter.Seq2[Found, error]
 // Peers lists the nodes that this one knows.
 func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
 	var l PeerList
-	return l.Peers, c.get(ctx, "/v1/peers", &l)
+	err := c.get(ctx, "/v1/peers", &l)
+	return l.Peers, err
 }
 
 // Ping measures round trips to a node, given by its key or by a cell that it
@@ -191,7 +195,8 @@ func (c *Client) Down(ctx context.Context) error { return c.post(ctx, "/v1/down"
 // Doctor lists what the node finds about itself.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	var l CheckList
-	return l.Checks, c.get(ctx, "/v1/doctor", &l)
+	err := c.get(ctx, "/v1/doctor", &l)
+	return l.Checks, err
 }
 
 // Connect opens a connection for request frames with full targets.

@@ -141,8 +141,8 @@ func ParseManifest(file string, text []byte) (Manifest, error) {
 		return Manifest{}, &FileError{File: file, Line: 1, Column: 1, Message: fmt.Sprintf("longer than %d bytes", maxManifest)}
 	}
 	var t manifestFile
-	t.Cell.Version = "0.0.0"
-	t.Run.Drain = durationText(10 * time.Second)
+	t.Cell.Version.version = "0.0.0"
+	t.Run.Drain.Duration = 10 * time.Second
 	t.Scaling.MinReplicas, t.Scaling.MaxReplicas = 1, 8
 	t.Scaling.CPUTarget, t.Scaling.ScaleUpThreshold, t.Scaling.ScaleDownThreshold = 60, 80, 30
 	t.Scaling.InflightTarget = 16
@@ -153,21 +153,21 @@ func ParseManifest(file string, text []byte) (Manifest, error) {
 		return Manifest{}, err
 	}
 	m := Manifest{
-		Cell:    CellSection{Name: identity.Name(t.Cell.Name), Version: string(t.Cell.Version), Serve: t.Cell.Serve},
-		Build:   BuildSection{Cmd: t.Build.Cmd, Out: string(t.Build.Out)},
-		Run:     RunSection{Cmd: t.Run.Cmd, Health: t.Run.Health, Drain: time.Duration(t.Run.Drain)},
+		Cell:    CellSection{Name: t.Cell.Name.name, Version: t.Cell.Version.version, Serve: t.Cell.Serve},
+		Build:   BuildSection{Cmd: t.Build.Cmd, Out: t.Build.Out.path},
+		Run:     RunSection{Cmd: t.Run.Cmd, Health: t.Run.Health, Drain: t.Run.Drain.Duration},
 		Scaling: ScalingSection(t.Scaling),
-		Limits:  LimitsSection{CPU: t.Limits.CPU, Memory: int64(t.Limits.Memory)},
+		Limits:  LimitsSection{CPU: t.Limits.CPU, Memory: t.Limits.Memory.bytes},
 		Needs:   make(map[identity.Name]identity.Ref, len(t.Needs)),
 	}
 	for _, u := range t.Cell.Mirrors {
-		m.Cell.Mirrors = append(m.Cell.Mirrors, string(u))
+		m.Cell.Mirrors = append(m.Cell.Mirrors, u.url)
 	}
 	if len(m.Cell.Serve) == 0 {
 		m.Cell.Serve = []Server{{Colony: true}}
 	}
 	for name, ref := range t.Needs {
-		m.Needs[identity.Name(name)] = identity.Ref(ref)
+		m.Needs[identity.Name(name)] = ref.ref
 	}
 	return m, nil
 }
@@ -181,13 +181,13 @@ func (t *manifestFile) check(file string, text []byte) error {
 	switch {
 	case t.Schema != nil && *t.Schema != 1:
 		return fail("schema", "schema %d is not known to this version, which reads 1", *t.Schema)
-	case t.Cell.Name == "":
+	case t.Cell.Name.name == "":
 		return fail("cell", "[cell] has no name, the one key that is required")
 	case len(t.Cell.Mirrors) > maxMirrors:
 		return fail("cell.mirrors", "%d mirrors, %d are allowed", len(t.Cell.Mirrors), maxMirrors)
-	case len(t.Build.Cmd) > 0 && t.Build.Out == "":
+	case len(t.Build.Cmd) > 0 && t.Build.Out.path == "":
 		return fail("build.cmd", "cmd needs out, the path of what it makes")
-	case len(t.Build.Cmd) == 0 && t.Build.Out != "":
+	case len(t.Build.Cmd) == 0 && t.Build.Out.path != "":
 		return fail("build.out", "out needs cmd, which makes it")
 	case t.Run.Health != "" && len(t.Run.Cmd) == 0:
 		return fail("run.health", "health needs cmd: an SDK cell says itself when it is ready")
@@ -227,66 +227,67 @@ func (t *manifestFile) check(file string, text []byte) error {
 	return nil
 }
 
-type nameText identity.Name
+// The types below read one value each. They are structs because the decoder
+// stores strings and numbers into anything else without asking it.
 
-func (n *nameText) UnmarshalText(b []byte) error {
-	name, err := identity.ParseName(string(b))
-	*n = nameText(name)
+type nameText struct{ name identity.Name }
+
+func (n *nameText) UnmarshalText(b []byte) (err error) {
+	n.name, err = identity.ParseName(string(b))
 	return err
 }
 
-type refText identity.Ref
+type refText struct{ ref identity.Ref }
 
-func (r *refText) UnmarshalText(b []byte) error {
-	ref, err := identity.ParseRef(string(b))
-	*r = refText(ref)
+func (r *refText) UnmarshalText(b []byte) (err error) {
+	r.ref, err = identity.ParseRef(string(b))
 	return err
 }
 
-type versionText string
+type versionText struct{ version string }
 
 func (v *versionText) UnmarshalText(b []byte) error {
 	ref, err := identity.ParseRef("x:" + string(b))
 	if err != nil {
 		return fmt.Errorf("bad version %q: write it like 0.1.0", b)
 	}
-	*v = versionText(ref.Version)
+	v.version = ref.Version
 	return nil
 }
 
-type urlText string
+type urlText struct{ url string }
 
 func (u *urlText) UnmarshalText(b []byte) error {
 	parsed, err := url.Parse(string(b))
 	if err != nil || parsed.Host == "" || !slices.Contains([]string{"https", "http", "ssh", "git"}, parsed.Scheme) {
 		return fmt.Errorf("bad mirror %q: write a URL like https://example.org/greeter", b)
 	}
-	*u = urlText(b)
+	u.url = string(b)
 	return nil
 }
 
-type localPath string
+type localPath struct{ path string }
 
 func (p *localPath) UnmarshalText(b []byte) error {
 	if !filepath.IsLocal(string(b)) {
 		return fmt.Errorf("path %q leaves the cell's folder", b)
 	}
-	*p = localPath(b)
+	p.path = string(b)
 	return nil
 }
 
-type durationText time.Duration
+type durationText struct{ time.Duration }
 
 func (d *durationText) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil || v < 0 || v > time.Hour {
 		return fmt.Errorf("bad duration %q: write it like \"10s\", at most \"1h\"", b)
 	}
-	*d = durationText(v)
+	d.Duration = v
 	return nil
 }
 
-type sizeText int64
+type sizeText struct{ bytes int64 }
 
 func (s *sizeText) UnmarshalText(b []byte) error {
 	units := []struct {
@@ -300,7 +301,7 @@ func (s *sizeText) UnmarshalText(b []byte) error {
 		}
 		n, err := strconv.ParseInt(digits, 10, 64)
 		if err == nil && n > 0 && n <= (1<<50)/u.bytes {
-			*s = sizeText(n * u.bytes)
+			s.bytes = n * u.bytes
 			return nil
 		}
 	}

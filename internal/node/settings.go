@@ -133,7 +133,7 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 		return given
 	}
 	if from("network", t.Network != nil) {
-		s.Network = identity.Network(*t.Network)
+		s.Network = t.Network.network
 	}
 	if from("listen", t.Listen != nil) {
 		s.Listen = texts(t.Listen)
@@ -142,7 +142,7 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 		s.Bootstrap = texts(t.Bootstrap)
 	}
 	if from("mode", t.Mode != nil) {
-		s.Mode = string(*t.Mode)
+		s.Mode = t.Mode.mode
 	}
 	if from("lan.enabled", t.LAN.Enabled != nil) {
 		s.LAN.Enabled = *t.LAN.Enabled
@@ -201,7 +201,7 @@ func (s *Settings) Set(key, value, origin string) error {
 	case "mode":
 		var m modeText
 		err = m.UnmarshalText([]byte(value))
-		s.Mode = string(m)
+		s.Mode = m.mode
 	case "lan.enabled":
 		if s.LAN.Enabled, err = strconv.ParseBool(value); err != nil {
 			err = fmt.Errorf("bad value %q: write true or false", value)
@@ -321,38 +321,37 @@ func parseAddrs(s string) ([]string, error) {
 	return out, nil
 }
 
-func texts[T ~string](in []T) []string {
+func texts(in []addrText) []string {
 	out := make([]string, len(in))
-	for i, v := range in {
-		out[i] = string(v)
+	for i, a := range in {
+		out[i] = a.addr
 	}
 	return out
 }
 
-type addrText string
+type addrText struct{ addr string }
 
 func (a *addrText) UnmarshalText(b []byte) error {
 	if _, err := ma.NewMultiaddr(string(b)); err != nil {
 		return fmt.Errorf("bad address %q: write a multiaddr like /ip4/192.0.2.7/udp/4001/quic-v1", b)
 	}
-	*a = addrText(b)
+	a.addr = string(b)
 	return nil
 }
 
-type networkText string
+type networkText struct{ network identity.Network }
 
-func (n *networkText) UnmarshalText(b []byte) error {
-	v, err := identity.ParseNetwork(string(b))
-	*n = networkText(v)
+func (n *networkText) UnmarshalText(b []byte) (err error) {
+	n.network, err = identity.ParseNetwork(string(b))
 	return err
 }
 
-type modeText string
+type modeText struct{ mode string }
 
 func (m *modeText) UnmarshalText(b []byte) error {
 	if v := string(b); v != ModeAuto && v != ModeServer && v != ModeClient {
 		return fmt.Errorf("bad mode %q: it is auto, server or client", b)
 	}
-	*m = modeText(b)
+	m.mode = string(b)
 	return nil
 }

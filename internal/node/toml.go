@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -31,10 +33,13 @@ func (e *FileError) Error() string {
 
 // decodeTOML reads text into v and refuses keys that v does not have. Errors
 // are a *FileError.
-func decodeTOML(file string, text []byte, v any) error {
-	d := toml.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	err := d.Decode(v)
+func decodeTOML[T any](file string, text []byte, v *T) error {
+	decode := func(text []byte, v *T) error {
+		d := toml.NewDecoder(bytes.NewReader(text))
+		d.DisallowUnknownFields()
+		return d.Decode(v)
+	}
+	err := decode(text, v)
 	var strict *toml.StrictMissingError
 	var bad *toml.DecodeError
 	switch {
@@ -43,12 +48,38 @@ func decodeTOML(file string, text []byte, v any) error {
 	case errors.As(err, &strict) && len(strict.Errors) > 0:
 		first := strict.Errors[0]
 		line, column := first.Position()
-		return &FileError{file, line, column, "unknown key " + strings.Join(first.Key(), "."), strings.ReplaceAll(first.String(), "missing field", "unknown key")}
+		return &FileError{file, line, column, "unknown key " + strings.Join(first.Key(), "."), inPlainWords(first.String())}
 	case errors.As(err, &bad):
 		line, column := bad.Position()
-		return &FileError{file, line, column, strings.TrimPrefix(bad.Error(), "toml: "), bad.String()}
+		return &FileError{file, line, column, inPlainWords(bad.Error()), inPlainWords(bad.String())}
 	}
-	return &FileError{File: file, Line: 1, Column: 1, Message: strings.TrimPrefix(err.Error(), "toml: ")}
+	// The decoder does not say where: find the first line with which the error comes.
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	n := sort.Search(len(lines), func(i int) bool {
+		e := decode(bytes.Join(lines[:i+1], nil), new(T))
+		return e != nil && e.Error() == err.Error()
+	})
+	n = min(n, len(lines)-1)
+	message := inPlainWords(err.Error())
+	line := strings.TrimRight(string(lines[n]), "\r\n")
+	return &FileError{file, n + 1, 1, message, fmt.Sprintf("%d| %s\n%*s| %s %s", n+1, line, len(fmt.Sprint(n+1)), "", strings.Repeat("~", max(1, len(line))), message)}
+}
+
+// plainWords replaces what the decoder says about Go types.
+var plainWords = []struct {
+	pattern *regexp.Regexp
+	words   string
+}{
+	{regexp.MustCompile(`^toml: `), ""},
+	{regexp.MustCompile(`(?m)(missing|unknown) (field|table)$`), "unknown key"},
+	{regexp.MustCompile(`(?m)cannot (?:decode|store) (?:a )?(?:TOML )?(\w+) in(?:to)? .*$`), "a value of type $1 does not belong here"},
+}
+
+func inPlainWords(s string) string {
+	for _, p := range plainWords {
+		s = p.pattern.ReplaceAllString(s, p.words)
+	}
+	return s
 }
 
 // keyError makes a *FileError that points at the value of key (or at the line
