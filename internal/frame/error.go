@@ -106,6 +106,16 @@ func AsError(err error) *Error {
 	return &Error{Code: Failed, Message: err.Error()}
 }
 
+// Clip returns e as it may cross the wire: message and hint cut to their sizes
+// and valid UTF-8, and OK, which is no error, turned into Internal.
+func (e *Error) Clip() *Error {
+	code := e.Code
+	if code == OK {
+		code = Internal
+	}
+	return &Error{Code: code, Message: clip(e.Message, MaxMessage), Hint: clip(e.Hint, MaxMeta)}
+}
+
 func errorf(c Code, format string, args ...any) *Error {
 	return &Error{Code: c, Message: fmt.Sprintf(format, args...)}
 }

@@ -167,9 +167,6 @@ func (s *server) inflight() int {
 }
 
 func errorFrame(call uint64, e *Error) (h header, message []byte, hint string) {
-	code := e.Code
-	if code == OK {
-		code = Internal // a handler that calls success an error
-	}
-	return header{kind: kindResponse, call: call, code: code}, []byte(clip(e.Message, MaxMessage)), clip(e.Hint, MaxMeta)
+	e = e.Clip()
+	return header{kind: kindResponse, call: call, code: e.Code}, []byte(e.Message), e.Hint
 }
