@@ -1,0 +1,215 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
+)
+
+// maxSearches is how many cells are searched for at a time.
+const maxSearches = 256
+
+// ErrBusy says that too many searches are under way.
+var ErrBusy = errors.New("too many searches at once")
+
+// Discover yields the nodes that serve a cell, each once, as soon as it is
+// known: what is known already first, ordered as [Mesh] would try it, then what
+// the LAN and the DHT find. Draining nodes come last, when the search has
+// ended. An error is yielded only where no endpoint was, and is the last thing:
+// a [*NotFound], ctx's, [ErrBusy] or [ErrStopped].
+//
+// A caller may stop when he has enough; the search goes on and fills the
+// cache. Callers who ask for the same cell at the same time share one search.
+func (m *Mesh) Discover(ctx context.Context, cell identity.Cell) iter.Seq2[Endpoint, error] {
+	return func(yield func(Endpoint, error) bool) {
+		w, err := m.watch(cell)
+		if err != nil {
+			yield(Endpoint{}, err)
+			return
+		}
+		defer m.unwatch(w)
+		for {
+			found, done := w.next()
+			for _, e := range found {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if !done {
+				select {
+				case <-w.wake:
+					continue
+				case <-ctx.Done():
+					err = fmt.Errorf("discover %s: %w", cell.Short(), context.Cause(ctx))
+				case <-m.ctx.Done():
+					err = ErrStopped
+				}
+			} else {
+				err = w.notFound()
+			}
+			if len(w.seen) == 0 {
+				yield(Endpoint{}, err)
+			}
+			return
+		}
+	}
+}
+
+// Heard takes in a verified lease that came over the LAN. It does not block.
+func (m *Mesh) Heard(l record.Lease) { m.learn(l, TierLAN) }
+
+// Forget tells that a node does not answer for a cell, whatever its lease says.
+// It is handed out again when it announces itself anew.
+func (m *Mesh) Forget(cell identity.Cell, node identity.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.table.forget(cell, node, time.Now())
+}
+
+// learn merges a lease into the table and wakes those who wait for its cell.
+func (m *Mesh) learn(l record.Lease, tier Tier) (usable bool) {
+	if l.Node() == m.self {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l.Network != m.cfg.Network {
+		m.counts["foreign"]++
+		return false
+	}
+	what := m.table.admit(l, tier, time.Now())
+	m.counts[what]++
+	usable = what == stored || what == merged
+	if usable {
+		if s := m.searches[l.Cell]; s != nil && tier == TierLAN {
+			s.heard++
+		}
+		m.wakeLocked(l.Cell)
+	}
+	return usable
+}
+
+func (m *Mesh) wake(cell identity.Cell) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wakeLocked(cell)
+}
+
+func (m *Mesh) wakeLocked(cell identity.Cell) {
+	for w := range m.watchers[cell] {
+		poke(w.wake)
+	}
+}
+
+// watcher is one Discover under way.
+type watcher struct {
+	m      *Mesh
+	cell   identity.Cell
+	start  time.Time
+	search *search               // nil: the cache answers alone
+	known  map[identity.Key]bool // nodes that the cache held at the start
+	seen   map[identity.Key]bool // nodes handed out
+	wake   chan struct{}         // one token: look again
+}
+
+// watch joins the search for a cell, or starts one where the cache will not do.
+func (m *Mesh) watch(cell identity.Cell) (*watcher, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	w := &watcher{
+		m: m, cell: cell, start: now, wake: make(chan struct{}, 1),
+		known: make(map[identity.Key]bool), seen: make(map[identity.Key]bool),
+	}
+	n, known := m.table.ask(cell), m.endpointsLocked(cell, now)
+	for _, e := range known {
+		w.known[e.Node] = true
+	}
+	w.search = m.searches[cell]
+	if w.search == nil && !n.answered(known, now, m.cfg) {
+		s, err := m.beginLocked(cell)
+		if err != nil && len(known) == 0 {
+			return nil, err
+		}
+		w.search = s
+	}
+	if m.watchers[cell] == nil {
+		m.watchers[cell] = make(map[*watcher]struct{})
+	}
+	m.watchers[cell][w] = struct{}{}
+	return w, nil
+}
+
+// answered reports whether the last search is recent enough to stand for a new one.
+func (n *name) answered(known []Endpoint, now time.Time, c Config) bool {
+	if len(known) > 0 {
+		return now.Sub(n.searched) < c.Fresh
+	}
+	return now.Sub(n.missed) < c.Negative
+}
+
+func (m *Mesh) unwatch(w *watcher) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.watchers[w.cell], w)
+	if len(m.watchers[w.cell]) == 0 {
+		delete(m.watchers, w.cell)
+	}
+}
+
+// endpointsLocked returns all that is known of a cell, this node first.
+func (m *Mesh) endpointsLocked(cell identity.Cell, now time.Time) []Endpoint {
+	var all []Endpoint
+	if own := m.leases[cell]; own != nil {
+		if l := own.shown.Load(); l != nil {
+			all = append(all, Endpoint{Node: m.self, Addrs: l.Addrs, Tier: TierSelf, Lease: *l})
+		}
+	}
+	return append(all, m.table.list(cell, now)...)
+}
+
+// next returns what has not been handed out yet, and whether that was all.
+func (w *watcher) next() (found []Endpoint, done bool) {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	now := time.Now()
+	done = w.search == nil || w.search.done
+	var draining []Endpoint
+	for _, e := range w.m.endpointsLocked(w.cell, now) {
+		if w.seen[e.Node] || e.Draining() && !done {
+			continue
+		}
+		w.seen[e.Node] = true
+		if e.Took = now.Sub(w.start); e.Tier != TierSelf && w.known[e.Node] {
+			e.Tier = TierCache
+		}
+		if e.Draining() {
+			draining = append(draining, e)
+		} else {
+			found = append(found, e)
+		}
+	}
+	return append(found, draining...), done
+}
+
+func (w *watcher) notFound() error {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	why := "nothing known"
+	var reasons []TierReason
+	if n := w.m.table.names[w.cell]; n != nil {
+		reasons = n.reasons
+		if n.loss != "" {
+			why = fmt.Sprintf("%s %v ago", n.loss, time.Since(n.lossAt).Round(time.Millisecond))
+		}
+	}
+	if w.search != nil {
+		reasons = w.search.reasons
+	}
+	return &NotFound{Cell: w.cell, Reasons: append([]TierReason{{Tier: TierCache, Why: why}}, reasons...)}
+}

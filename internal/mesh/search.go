@@ -1,0 +1,128 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"cell.network/cell/internal/identity"
+)
+
+// search asks the LAN and the DHT for one cell, on behalf of everyone who waits
+// for it. Its fields are guarded by the mesh's lock.
+type search struct {
+	cell    identity.Cell
+	started time.Time
+	heard   int // usable leases that came over the LAN meanwhile
+	done    bool
+	reasons []TierReason // of the tiers that found nobody
+}
+
+func (m *Mesh) beginLocked(cell identity.Cell) (*search, error) {
+	if len(m.searches) >= maxSearches {
+		return nil, ErrBusy
+	}
+	s := &search{cell: cell, started: time.Now()}
+	if !m.spawnLocked(func() { m.run(s) }) {
+		return nil, ErrStopped
+	}
+	m.searches[cell] = s
+	m.counts["searches"]++
+	return s, nil
+}
+
+// run searches both tiers side by side and returns when both have ended.
+func (m *Mesh) run(s *search) {
+	var lan, dht TierReason
+	var tiers sync.WaitGroup
+	tiers.Go(func() { lan = m.searchLAN(s) })
+	tiers.Go(func() { dht = m.searchDHT(s) })
+	tiers.Wait()
+
+	m.mu.Lock()
+	for _, r := range []TierReason{lan, dht} {
+		if r.Why != "" {
+			s.reasons = append(s.reasons, r)
+		}
+	}
+	s.done = true
+	delete(m.searches, s.cell)
+	now := time.Now()
+	found := m.endpointsLocked(s.cell, now)
+	if n := m.table.names[s.cell]; n != nil {
+		n.searched, n.reasons = now, s.reasons
+		if len(found) == 0 {
+			n.missed = now
+		}
+	}
+	m.wakeLocked(s.cell)
+	m.mu.Unlock()
+
+	if m.ctx.Err() != nil {
+		return // cut short: no result to speak of
+	}
+	took := now.Sub(s.started)
+	e := Event{Kind: "discover", Cell: s.cell, Data: map[string]any{"found": len(found), "took_ms": took.Milliseconds()}}
+	e.Text = fmt.Sprintf("searched for %s: %d found in %v", s.cell.Short(), len(found), took.Round(time.Millisecond))
+	for _, r := range s.reasons {
+		e.Data[string(r.Tier)] = r.Why
+	}
+	m.cfg.Event(e)
+}
+
+// searchLAN asks the neighbours and gives them Config.LANWait to answer; the
+// answers come through Heard.
+func (m *Mesh) searchLAN(s *search) TierReason {
+	if m.cfg.LAN == nil {
+		return TierReason{Tier: TierLAN, Why: "not in use"}
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.LANWait)
+	defer cancel()
+	m.cfg.LAN.Query(ctx, s.cell.Key(m.cfg.Network))
+	<-ctx.Done()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.heard > 0 {
+		return TierReason{}
+	}
+	return TierReason{Tier: TierLAN, Why: fmt.Sprintf("nobody answered within %v", m.cfg.LANWait)}
+}
+
+// searchDHT asks the DHT and merges what it finds.
+func (m *Mesh) searchDHT(s *search) TierReason {
+	if m.cfg.WAN == nil {
+		return TierReason{Tier: TierDHT, Why: "not in use"}
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.FindTimeout)
+	defer cancel()
+	var failure error
+	seen, usable := 0, 0
+	for l, err := range m.cfg.WAN.Find(ctx, s.cell) {
+		switch {
+		case err != nil:
+			failure = err
+		case l.Cell != s.cell:
+			m.mu.Lock()
+			m.counts["foreign"]++
+			m.mu.Unlock()
+		default:
+			seen++
+			if m.learn(l, TierDHT) {
+				usable++
+			}
+		}
+	}
+	r := TierReason{Tier: TierDHT, Err: failure}
+	switch {
+	case usable > 0:
+		return TierReason{}
+	case failure != nil:
+		r.Why = failure.Error()
+	case seen > 0:
+		r.Why = fmt.Sprintf("%d leases, none of them current", seen)
+	default:
+		r.Why = "no lease is stored"
+	}
+	return r
+}

@@ -1,0 +1,234 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"container/list"
+	"fmt"
+	"slices"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
+)
+
+// What admit says of a lease; all but stored, merged and gone refuse it.
+const (
+	stored  = "stored"
+	merged  = "merged" // known already, perhaps with new addresses
+	gone    = "withdrawn"
+	spent   = "spent" // this very lease has lapsed or was forgotten
+	ordered = "order"
+	full    = "full"
+	quota   = "quota"
+)
+
+// table is the merging of leases: who serves what, as far as is known. It is
+// pure: no goroutine, no lock, and the time is an argument.
+type table struct {
+	floor        record.Floor
+	names        map[identity.Cell]*name
+	asked, heard shelf
+	unasked      map[identity.Key]int // entries on the heard shelf by node
+}
+
+// name is what is known of one cell.
+type name struct {
+	cell     identity.Cell
+	nodes    map[identity.Key]*entry
+	shelf    *shelf
+	place    *list.Element
+	loss     string // how the last endpoint was lost, "" if none was
+	lossAt   time.Time
+	searched time.Time // when a search last ended well
+	missed   time.Time // when a search last ended in vain, unless a lease came since
+	reasons  []TierReason
+}
+
+// entry is what is known of one node that serves a cell.
+type entry struct {
+	lease    record.Lease // the newest
+	lan, dht path         // its addresses by tier
+	tier     Tier         // that told of the node first
+	since    time.Time    // when
+	until    time.Time    // it lapses
+	spent    bool         // lapsed or forgotten: kept so that a replay does not revive it
+}
+
+// path is the addresses that one tier gave. They outlive the lease that they
+// came with where the other tier brings the next one first.
+type path struct {
+	addrs [][]byte
+	until time.Time
+}
+
+func (p path) live(now time.Time) bool { return len(p.addrs) > 0 && now.Before(p.until) }
+
+func newTable() table {
+	return table{names: make(map[identity.Cell]*name), unasked: make(map[identity.Key]int)}
+}
+
+// admit takes in a verified lease that came by way of tier.
+func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
+	if _, err := t.floor.Admit(l); err != nil {
+		return ordered
+	}
+	n := t.names[l.Cell]
+	var e *entry
+	if n != nil {
+		e = n.nodes[l.Node()]
+	}
+	if e != nil && !now.Before(e.until) {
+		e.spent = true
+	}
+	switch {
+	case l.Tombstone():
+		if e == nil {
+			return gone // nothing to withdraw; the floor remembers
+		}
+		t.drop(n, e)
+		n.lose(fmt.Sprintf("withdrawn by %s", l.Node().Short()), now)
+		return gone
+	case e != nil && e.lease.Order == l.Order && e.spent:
+		return spent
+	case e != nil && e.lease.Order == l.Order:
+		return e.merge(l, tier)
+	case e != nil:
+		*e = newEntry(l, tier, now, e)
+		n.missed = time.Time{}
+		return stored
+	}
+	if n == nil {
+		n = t.put(&name{cell: l.Cell, nodes: make(map[identity.Key]*entry)}, &t.heard)
+	}
+	if n.shelf == &t.heard && t.unasked[l.Node()] >= maxPerNode {
+		t.tidy(n)
+		return quota
+	}
+	if !t.makeRoom(n, tier) {
+		return full
+	}
+	fresh := newEntry(l, tier, now, nil)
+	n.nodes[l.Node()] = &fresh
+	t.count(n, l.Node(), +1)
+	n.missed = time.Time{}
+	t.trim(n.shelf, n)
+	return stored
+}
+
+func newEntry(l record.Lease, tier Tier, now time.Time, old *entry) entry {
+	e := entry{lease: l, tier: tier, since: now, until: l.Expires(now)}
+	for _, h := range certificates(l) { // a lease does not outlive what allows it
+		if end := h.Issued.Add(h.TTL + record.MaxSkew); end.Before(e.until) {
+			e.until = end
+		}
+	}
+	if old != nil && !old.spent {
+		e.since, e.tier, e.lan, e.dht = old.since, old.tier, old.lan, old.dht
+	}
+	e.merge(l, tier)
+	return e
+}
+
+func certificates(l record.Lease) []record.Header {
+	if l.Member != nil {
+		return []record.Header{l.Grant.Header, l.Member.Header}
+	}
+	return []record.Header{l.Grant.Header}
+}
+
+// merge joins the addresses of two leases of one order, one for each tier. It
+// never prolongs: a copy of a lease is no sign of life.
+func (e *entry) merge(l record.Lease, tier Tier) string {
+	if p := (path{l.Addrs, e.until}); tier == TierLAN {
+		e.lan = p
+	} else {
+		e.dht = p
+	}
+	return merged
+}
+
+// endpoint is what callers see of e.
+func (e *entry) endpoint(now time.Time) Endpoint {
+	var all [][]byte
+	for _, p := range []path{e.lan, e.dht} {
+		for _, a := range p.addrs {
+			if p.live(now) && !slices.ContainsFunc(all, func(b []byte) bool { return bytes.Equal(a, b) }) {
+				all = append(all, a)
+			}
+		}
+	}
+	return Endpoint{Node: e.lease.Node(), Addrs: all, Tier: e.tier, Lease: e.lease, since: e.since, near: e.lan.live(now)}
+}
+
+// rank orders endpoints: those who stay before those who drain, neighbours
+// before strangers, those known for longest first.
+func rank(a, b Endpoint) int {
+	strange := func(e Endpoint) int {
+		if e.near {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(
+		cmp.Compare(a.Lease.State, b.Lease.State),
+		cmp.Compare(strange(a), strange(b)),
+		a.since.Compare(b.since),
+		bytes.Compare(a.Node[:], b.Node[:]))
+}
+
+// list returns the endpoints of a cell in the order in which to try them.
+func (t *table) list(cell identity.Cell, now time.Time) []Endpoint {
+	n := t.names[cell]
+	if n == nil {
+		return nil
+	}
+	t.lapse(n, now)
+	var live []Endpoint
+	for _, e := range n.nodes {
+		if !e.spent {
+			live = append(live, e.endpoint(now))
+		}
+	}
+	slices.SortFunc(live, rank)
+	return live
+}
+
+// forget marks a node's present lease as not to be believed.
+func (t *table) forget(cell identity.Cell, node identity.Key, now time.Time) bool {
+	n := t.names[cell]
+	if n == nil || n.nodes[node] == nil || n.nodes[node].spent {
+		return false
+	}
+	n.nodes[node].spent = true
+	n.lose(fmt.Sprintf("%s did not answer for it", node.Short()), now)
+	return true
+}
+
+// sweep clears away what is no longer of use.
+func (t *table) sweep(now time.Time) {
+	for _, n := range t.names {
+		t.lapse(n, now)
+		t.tidy(n)
+	}
+}
+
+// lapse marks what has expired, and drops the marks that no replay can outlive.
+func (t *table) lapse(n *name, now time.Time) {
+	for _, e := range n.nodes {
+		if !e.spent && !now.Before(e.until) {
+			e.spent = true
+			n.lose(fmt.Sprintf("the lease of %s lapsed", e.lease.Node().Short()), e.until)
+		}
+		if e.spent && now.After(e.lease.Issued.Add(e.lease.TTL+record.MaxSkew)) {
+			t.drop(n, e)
+		}
+	}
+}
+
+func (n *name) lose(why string, at time.Time) {
+	if at.After(n.lossAt) {
+		n.loss, n.lossAt = why, at
+	}
+	n.searched = time.Time{}
+}
