@@ -1,0 +1,194 @@
+package pheromone
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxLinks bounds the interfaces used by one family; a packet to everybody is
+// sent once by each. Linux lets one socket join 20 IPv4 groups unless told otherwise.
+const maxLinks = 32
+
+// Report says in words for people where multicast works.
+type Report struct {
+	OK         bool     // it works by at least one interface
+	Interfaces []string // names of those by which it works, in order
+	Note       string   // what does not work, or what follows from it; may be empty
+}
+
+// Report returns how the last packet to everybody fared, interface by interface.
+func (b *UDPBus) Report() Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var r Report
+	var notes []string
+	outside := false
+	for _, f := range b.families {
+		for _, l := range sorted(f.links) {
+			if l.err != nil {
+				notes = append(notes, fmt.Sprintf("%s %s: %v", l.ifi.Name, f.name, l.err))
+				continue
+			}
+			outside = outside || l.ifi.Flags&net.FlagLoopback == 0
+			if !slices.Contains(r.Interfaces, l.ifi.Name) {
+				r.Interfaces = append(r.Interfaces, l.ifi.Name)
+			}
+		}
+	}
+	r.OK = len(r.Interfaces) > 0
+	// An interface that works by one family is no news for people.
+	notes = slices.DeleteFunc(notes, func(n string) bool {
+		return slices.ContainsFunc(r.Interfaces, func(name string) bool { return strings.HasPrefix(n, name+" ") })
+	})
+	switch {
+	case !r.OK && len(b.config.Directed) > 0:
+		notes = append(notes, fmt.Sprintf("multicast is refused here; %d directed targets are told by unicast", len(b.config.Directed)))
+	case !r.OK:
+		notes = append(notes, "multicast is refused here; name other nodes as directed targets")
+	case !outside:
+		notes = append(notes, "only nodes of this machine are reached")
+	}
+	r.Note = strings.Join(notes, "; ")
+	return r
+}
+
+// Changed implements [Changer]: it delivers when a new interface or address is there.
+func (b *UDPBus) Changed() <-chan struct{} { return b.changed }
+
+func (b *UDPBus) watch() {
+	tick := time.NewTicker(b.config.Rescan)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.done:
+			return
+		case <-tick.C:
+		}
+		if b.rescan() {
+			select {
+			case b.changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// rescan joins the groups on new interfaces, forgets those that are gone, and
+// reports whether anything has been added.
+func (b *UDPBus) rescan() (added bool) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return false // the next time, then
+	}
+	usable := map[string][]net.Interface{} // by family
+	var local []netip.Prefix
+	for _, ifi := range all {
+		if ifi.Flags&net.FlagUp == 0 {
+			continue
+		}
+		prefixes := prefixesOf(ifi)
+		local = append(local, prefixes...)
+		// Loopback carries multicast though it does not say so.
+		if ifi.Flags&(net.FlagMulticast|net.FlagLoopback) == 0 || !b.config.Interfaces(ifi) {
+			continue
+		}
+		if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
+			usable["IPv4"] = append(usable["IPv4"], ifi)
+		}
+		if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool {
+			return p.Addr().Is6() && (p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback())
+		}) {
+			usable["IPv6"] = append(usable["IPv6"], ifi)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range local {
+		added = added || !slices.Contains(b.local, p)
+	}
+	b.local = local
+	for _, f := range b.families {
+		added = f.update(usable[f.name]) || added
+	}
+	return added
+}
+
+// update makes links those of interfaces, and reports whether one works that
+// did not before. The bus's lock is held.
+func (f *family) update(interfaces []net.Interface) (added bool) {
+	interfaces = interfaces[:min(len(interfaces), maxLinks)]
+	for index, l := range f.links {
+		if !slices.ContainsFunc(interfaces, func(i net.Interface) bool { return i.Index == index && i.Name == l.ifi.Name }) {
+			_ = f.leave(&l.ifi) // it may be gone altogether
+			delete(f.links, index)
+		}
+	}
+	for _, ifi := range interfaces {
+		l := f.links[ifi.Index]
+		if l != nil && l.joined {
+			continue
+		}
+		err := f.join(&ifi)
+		f.links[ifi.Index] = &link{ifi: ifi, joined: err == nil, err: err}
+		added = added || err == nil
+	}
+	return added
+}
+
+// linksOf returns the links of a family that take packets.
+func (b *UDPBus) linksOf(f *family) []*link {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.DeleteFunc(sorted(f.links), func(l *link) bool { return !l.joined })
+}
+
+func sorted(links map[int]*link) []*link {
+	return slices.SortedFunc(maps.Values(links), func(a, b *link) int { return cmp.Compare(a.ifi.Index, b.ifi.Index) })
+}
+
+// near reports whether an address is on a local network, or a directed target:
+// others might have been made up to have answers sent to a victim far away.
+func (b *UDPBus) near(from netip.AddrPort) bool {
+	addr := from.Addr().WithZone("")
+	if from.Port() == 0 || addr.IsMulticast() || addr.IsUnspecified() {
+		return false
+	}
+	if addr.IsLinkLocalUnicast() || addr.IsLoopback() {
+		return true
+	}
+	for _, d := range b.config.Directed {
+		if d.Addr().Unmap() == addr {
+			return true
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.local, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+func prefixesOf(ifi net.Interface) (out []netip.Prefix) {
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(n.IP)
+		if !ok {
+			continue
+		}
+		if ones, bits := n.Mask.Size(); bits == addr.Unmap().BitLen() {
+			out = append(out, netip.PrefixFrom(addr.Unmap(), ones))
+		}
+	}
+	return out
+}
