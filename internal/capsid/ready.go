@@ -12,7 +12,7 @@ import (
 
 // exitGrace is how long a program that closed its link may take to end, so that
 // the reason can be given instead of the symptom.
-const exitGrace = time.Second
+const exitGrace = 500 * time.Millisecond
 
 // ErrNotReady is wrapped by every error of [Ready].
 var ErrNotReady = errors.New("not ready")
