@@ -170,6 +170,70 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 	return s, nil
 }
 
+// EditSettings changes one key of config.toml, such as "lan", "port", and keeps
+// comments and everything else as they are; the new file is checked before it
+// takes the place of the old one. The value is a string, bool, int or []string;
+// nil removes the key.
+func EditSettings(h home.Home, value any, key ...string) error {
+	path := SettingsPath(h)
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	if _, err := ParseSettings(path, text); err != nil {
+		return err
+	}
+	text = setTOML(text, key, tomlValue(value))
+	if _, err := ParseSettings(path, text); err != nil {
+		return fmt.Errorf("edit settings: the file would no longer be valid, change it by hand: %w", err)
+	}
+	if err := h.Make(); err != nil {
+		return err
+	}
+	if err := replaceFile(path, text); err != nil {
+		return fmt.Errorf("write settings: %w", err)
+	}
+	return nil
+}
+
+func tomlValue(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return ""
+	case string:
+		return strconv.Quote(v) // names, keys and addresses: no character that TOML escapes otherwise
+	case []string:
+		quoted := make([]string, len(v))
+		for i, s := range v {
+			quoted[i] = strconv.Quote(s)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	}
+	return fmt.Sprint(value)
+}
+
+// Value returns the choice for one of [Keys] as [EditSettings] takes it.
+func (s Settings) Value(key string) any {
+	switch key {
+	case "listen":
+		return s.Listen
+	case "bootstrap":
+		return s.Bootstrap
+	case "lan.enabled":
+		return s.LAN.Enabled
+	case "lan.port":
+		return s.LAN.Port
+	}
+	for _, l := range s.List() {
+		if l.Key == key && key == "lan.directed" {
+			return splitList(l.Value)
+		} else if l.Key == key {
+			return l.Value
+		}
+	}
+	return nil
+}
+
 // settle fills defaults that depend on other choices.
 func (s *Settings) settle() {
 	if s.origins["bootstrap"] == "" {

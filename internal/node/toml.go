@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -137,4 +138,88 @@ func keyOf(e *unstable.Node) []string {
 		key = append(key, string(it.Node().Data))
 	}
 	return key
+}
+
+// setTOML gives key a value, already in TOML's form, and leaves the rest of a
+// text that decodes without error as it is, comments included. An empty value
+// removes the key.
+func setTOML(text []byte, key []string, value string) []byte {
+	table, name := key[:len(key)-1], key[len(key)-1]
+	start, end, insert := span(text, table, key)
+	switch {
+	case start >= 0 && value == "":
+		if rest := bytes.TrimLeft(text[end:], " \t\r"); len(rest) > 0 && rest[0] == '\n' {
+			end = len(text) - len(rest) + 1
+		}
+		return slices.Concat(text[:start], text[end:])
+	case value == "":
+		return text
+	case start >= 0:
+		return slices.Concat(text[:start], []byte(bareKey(name)+" = "+value), text[end:])
+	}
+	line := bareKey(name) + " = " + value + "\n"
+	if insert < 0 { // a table that is not there yet
+		insert = len(text)
+		line = "\n[" + strings.Join(table, ".") + "]\n" + line
+	}
+	if insert > 0 && text[insert-1] != '\n' {
+		line = "\n" + line
+	}
+	return slices.Concat(text[:insert], []byte(line), text[insert:])
+}
+
+// span finds where "key = value" starts and ends, or -1; and where a new key of
+// the table can be put: after its header or its last key, -1 without a header.
+func span(text []byte, table, key []string) (start, end, insert int) {
+	start, end, insert = -1, -1, -1
+	if len(table) == 0 {
+		insert = 0
+	}
+	var p unstable.Parser
+	p.Reset(text)
+	var in []string
+	for p.NextExpression() {
+		e := p.Expression()
+		if e.Kind == unstable.Table || e.Kind == unstable.ArrayTable {
+			in = keyOf(e)
+		} else if e.Kind != unstable.KeyValue {
+			continue
+		}
+		first := e.Key()
+		first.Next()
+		at := int(first.Node().Raw.Offset)
+		stop := lineEnd(text, at)
+		if e.Kind == unstable.KeyValue {
+			for toml.Unmarshal(text[at:stop], new(map[string]any)) != nil && stop < len(text) {
+				stop = lineEnd(text, stop+1) // a value of several lines
+			}
+			if slices.Equal(slices.Concat(in, keyOf(e)), key) {
+				start, end = at, stop
+				if raw := e.Value().Raw; raw.Length > 0 && e.Value().Kind != unstable.Array && e.Value().Kind != unstable.InlineTable {
+					end = int(raw.Offset + raw.Length) // keeps a comment behind it
+				}
+			}
+		}
+		if slices.Equal(in, table) {
+			insert = min(stop+1, len(text))
+		}
+	}
+	return start, end, insert
+}
+
+func lineEnd(text []byte, at int) int {
+	if n := bytes.IndexByte(text[min(at, len(text)):], '\n'); n >= 0 {
+		return at + n
+	}
+	return len(text)
+}
+
+// bareKey quotes a key that TOML wants quoted.
+func bareKey(name string) string {
+	for _, c := range name {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-') {
+			return strconv.Quote(name)
+		}
+	}
+	return name
 }
