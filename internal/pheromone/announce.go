@@ -15,7 +15,7 @@ import (
 const maxOwn = 4096
 
 // again are the delays after which news is repeated, each counted from the one before.
-var again = [...]time.Duration{100 * time.Millisecond, 400 * time.Millisecond, time.Second}
+var again = [...]time.Duration{100 * time.Millisecond, 150 * time.Millisecond, time.Second}
 
 const (
 	minPeriod = 2 * time.Second
@@ -192,7 +192,7 @@ func pack(kind Kind, records [][]byte) []Packet {
 	return out
 }
 
-// sortedKeys makes what is sent depend on nothing but time and randomness that is handed in.
+// sortedKeys keeps Go's random order of maps out of what is sent, and when.
 func sortedKeys(m map[identity.NameKey]*sending) []identity.NameKey {
 	return slices.SortedFunc(maps.Keys(m), func(a, b identity.NameKey) int { return bytes.Compare(a[:], b[:]) })
 }

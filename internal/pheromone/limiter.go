@@ -13,6 +13,7 @@ const maxSources = 1024
 type limiter struct {
 	rate, burst float64
 	budgets     map[netip.Addr]*budget
+	swept       time.Time // when full budgets were last looked for
 }
 
 type budget struct {
@@ -27,7 +28,7 @@ func newLimiter(rate, burst float64) *limiter {
 func (l *limiter) allow(a netip.Addr, now time.Time) bool {
 	b, ok := l.budgets[a]
 	if !ok {
-		if len(l.budgets) >= maxSources {
+		if len(l.budgets) >= maxSources && now.Sub(l.swept) >= time.Second {
 			l.forget(now)
 		}
 		if len(l.budgets) >= maxSources && a.IsValid() {
@@ -47,6 +48,7 @@ func (l *limiter) allow(a netip.Addr, now time.Time) bool {
 
 // forget drops the addresses whose budget is full again.
 func (l *limiter) forget(now time.Time) {
+	l.swept = now
 	for a, b := range l.budgets {
 		if b.left+now.Sub(b.since).Seconds()*l.rate >= l.burst {
 			delete(l.budgets, a)

@@ -15,6 +15,9 @@ import (
 // sent once by each. Linux lets one socket join 20 IPv4 groups unless told otherwise.
 const maxLinks = 32
 
+// echoTime is how long a node's own packet may take to come back.
+const echoTime = time.Second
+
 // Report says in words for people where multicast works.
 type Report struct {
 	OK         bool     // it works by at least one interface
@@ -41,12 +44,15 @@ func (b *UDPBus) Report() Report {
 			}
 		}
 	}
-	r.OK = len(r.Interfaces) > 0
+	deaf := !b.echo && !b.first.IsZero() && time.Since(b.first) > echoTime
+	r.OK = len(r.Interfaces) > 0 && !deaf
 	// An interface that works by one family is no news for people.
 	notes = slices.DeleteFunc(notes, func(n string) bool {
 		return slices.ContainsFunc(r.Interfaces, func(name string) bool { return strings.HasPrefix(n, name+" ") })
 	})
 	switch {
+	case deaf && len(r.Interfaces) > 0:
+		notes = append(notes, fmt.Sprintf("packets leave but do not come back: a firewall may drop UDP port %d", b.config.Port))
 	case !r.OK && len(b.config.Directed) > 0:
 		notes = append(notes, fmt.Sprintf("multicast is refused here; %d directed targets are told by unicast", len(b.config.Directed)))
 	case !r.OK:
@@ -86,7 +92,7 @@ func (b *UDPBus) rescan() (added bool) {
 	if err != nil {
 		return false // the next time, then
 	}
-	usable := map[string][]net.Interface{} // by family
+	usable := map[string][]link{} // by family
 	var local []netip.Prefix
 	for _, ifi := range all {
 		if ifi.Flags&net.FlagUp == 0 {
@@ -98,13 +104,11 @@ func (b *UDPBus) rescan() (added bool) {
 		if ifi.Flags&(net.FlagMulticast|net.FlagLoopback) == 0 || !b.config.Interfaces(ifi) {
 			continue
 		}
-		if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
-			usable["IPv4"] = append(usable["IPv4"], ifi)
-		}
-		if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool {
-			return p.Addr().Is6() && (p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback())
-		}) {
-			usable["IPv6"] = append(usable["IPv6"], ifi)
+		for name, fits := range map[string]func(netip.Addr) bool{"IPv4": netip.Addr.Is4, "IPv6": ownLink6} {
+			i := slices.IndexFunc(prefixes, func(p netip.Prefix) bool { return fits(p.Addr()) })
+			if i >= 0 {
+				usable[name] = append(usable[name], link{ifi: ifi, addr: prefixes[i].Addr()})
+			}
 		}
 	}
 	b.mu.Lock()
@@ -119,33 +123,61 @@ func (b *UDPBus) rescan() (added bool) {
 	return added
 }
 
+// ownLink6 reports whether an address lets its interface send to a link-local group.
+func ownLink6(a netip.Addr) bool { return a.Is6() && (a.IsLinkLocalUnicast() || a.IsLoopback()) }
+
 // update makes links those of interfaces, and reports whether one works that
 // did not before. The bus's lock is held.
-func (f *family) update(interfaces []net.Interface) (added bool) {
-	interfaces = interfaces[:min(len(interfaces), maxLinks)]
+func (f *family) update(now []link) (added bool) {
+	now = now[:min(len(now), maxLinks)]
 	for index, l := range f.links {
-		if !slices.ContainsFunc(interfaces, func(i net.Interface) bool { return i.Index == index && i.Name == l.ifi.Name }) {
+		if !slices.ContainsFunc(now, func(n link) bool { return n.ifi.Index == index && n.ifi.Name == l.ifi.Name }) {
 			_ = f.leave(&l.ifi) // it may be gone altogether
 			delete(f.links, index)
 		}
 	}
-	for _, ifi := range interfaces {
-		l := f.links[ifi.Index]
-		if l != nil && l.joined {
+	for _, n := range now {
+		if l := f.links[n.ifi.Index]; l != nil && l.joined {
+			l.addr = n.addr
 			continue
 		}
-		err := f.join(&ifi)
-		f.links[ifi.Index] = &link{ifi: ifi, joined: err == nil, err: err}
-		added = added || err == nil
+		n.err = f.join(&n.ifi)
+		n.joined = n.err == nil
+		f.links[n.ifi.Index] = &n
+		added = added || n.joined
 	}
 	return added
 }
 
-// linksOf returns the links of a family that take packets.
-func (b *UDPBus) linksOf(f *family) []*link {
+// joined returns copies of the links of a family that take packets.
+func (b *UDPBus) joined(f *family) (out []link) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.DeleteFunc(sorted(f.links), func(l *link) bool { return !l.joined })
+	for _, l := range sorted(f.links) {
+		if l.joined {
+			out = append(out, *l)
+		}
+	}
+	return out
+}
+
+// tried notes how sending to the group by an interface went.
+func (b *UDPBus) tried(f *family, index int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := f.links[index]; l != nil {
+		l.err = err
+	}
+	if err == nil && b.first.IsZero() {
+		b.first = time.Now()
+	}
+}
+
+// heardSelf notes that a packet from this node's own port came in on the shared one.
+func (b *UDPBus) heardSelf(from netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.echo = b.echo || slices.ContainsFunc(b.local, func(p netip.Prefix) bool { return p.Addr() == from.WithZone("") })
 }
 
 func sorted(links map[int]*link) []*link {

@@ -86,6 +86,8 @@ type UDPBus struct {
 	mu    sync.Mutex // guards what follows, and the links of families
 	local []netip.Prefix
 	stats map[string]uint64
+	first time.Time // when a packet left for everybody first
+	echo  bool      // one of them came back: multicast goes out and comes in
 }
 
 type datagram struct {
@@ -100,13 +102,14 @@ type family struct {
 	shared *net.UDPConn // receives what is sent to everybody
 	join   func(*net.Interface) error
 	leave  func(*net.Interface) error
-	cast   func(pkt []byte, ifindex int) error // to the group, by one interface
-	links  map[int]*link                       // by the interface's index
+	cast   func(pkt []byte, l *link) error // to the group, by one interface
+	links  map[int]*link                   // by the interface's index
 }
 
 // link is one interface as seen by one family.
 type link struct {
 	ifi    net.Interface
+	addr   netip.Addr // the interface's first of this family
 	joined bool
 	err    error // of joining, or of the last packet sent to the group
 }
@@ -142,8 +145,8 @@ func ListenUDP(c UDPConfig) (*UDPBus, error) {
 	b.close = sync.OnceValue(b.shut)
 	b.rescan()
 	for _, f := range b.families {
-		b.running.Go(func() { b.read(f.own) })
-		b.running.Go(func() { b.read(f.shared) })
+		b.running.Go(func() { b.read(f, f.own) })
+		b.running.Go(func() { b.read(f, f.shared) })
 	}
 	b.running.Go(b.watch)
 	return b, nil
@@ -162,8 +165,10 @@ func (b *UDPBus) open4() (*family, error) {
 		name: "IPv4", own: own, shared: shared, links: make(map[int]*link),
 		join:  func(i *net.Interface) error { return in.JoinGroup(i, group) },
 		leave: func(i *net.Interface) error { return in.LeaveGroup(i, group) },
-		cast: func(pkt []byte, ifindex int) error {
-			_, err := out.WriteTo(pkt, &ipv4.ControlMessage{IfIndex: ifindex}, group)
+		// Without an address of the link, Linux sends by loopback with that of
+		// another interface, or with 0.0.0.0 where there is none.
+		cast: func(pkt []byte, l *link) error {
+			_, err := out.WriteTo(pkt, &ipv4.ControlMessage{IfIndex: l.ifi.Index, Src: l.addr.AsSlice()}, group)
 			return err
 		},
 	}, nil
@@ -182,8 +187,8 @@ func (b *UDPBus) open6(unicast uint16) (*family, error) {
 		name: "IPv6", own: own, shared: shared, links: make(map[int]*link),
 		join:  func(i *net.Interface) error { return in.JoinGroup(i, group) },
 		leave: func(i *net.Interface) error { return in.LeaveGroup(i, group) },
-		cast: func(pkt []byte, ifindex int) error {
-			_, err := out.WriteTo(pkt, &ipv6.ControlMessage{IfIndex: ifindex}, group)
+		cast: func(pkt []byte, l *link) error {
+			_, err := out.WriteTo(pkt, &ipv6.ControlMessage{IfIndex: l.ifi.Index}, group)
 			return err
 		},
 	}, nil
@@ -226,11 +231,9 @@ func (b *UDPBus) Send(pkt []byte, to netip.AddrPort) error {
 	sent := 0
 	var errs []error
 	for _, f := range b.families {
-		for _, l := range b.linksOf(f) {
-			err := f.cast(pkt, l.ifi.Index)
-			b.mu.Lock()
-			l.err = err
-			b.mu.Unlock()
+		for _, l := range b.joined(f) {
+			err := f.cast(pkt, &l)
+			b.tried(f, l.ifi.Index, err)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s %s: %w", l.ifi.Name, f.name, err))
 				continue
@@ -276,7 +279,7 @@ func (b *UDPBus) Recv() ([]byte, netip.AddrPort, error) {
 }
 
 // read puts packets from one socket before Recv; those that nobody fetches in time are dropped.
-func (b *UDPBus) read(c *net.UDPConn) {
+func (b *UDPBus) read(f *family, c *net.UDPConn) {
 	buf := make([]byte, MaxPacket+1) // a longer one arrives cut, and is refused for its length
 	for {
 		n, from, err := c.ReadFromUDPAddrPort(buf)
@@ -295,6 +298,9 @@ func (b *UDPBus) read(c *net.UDPConn) {
 		if !b.near(from) {
 			b.count("offlink")
 			continue
+		}
+		if c != f.own && from.Port() == port(f.own) {
+			b.heardSelf(from.Addr())
 		}
 		select {
 		case b.received <- datagram{append([]byte(nil), buf[:n]...), from}:
