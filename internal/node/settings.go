@@ -180,12 +180,8 @@ func EditSettings(h home.Home, value any, key ...string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read settings: %w", err)
 	}
-	if _, err := ParseSettings(path, text); err != nil {
+	if text, err = editSettings(path, text, value, key); err != nil {
 		return err
-	}
-	text = setTOML(text, key, tomlValue(value))
-	if _, err := ParseSettings(path, text); err != nil {
-		return fmt.Errorf("edit settings: the file would no longer be valid, change it by hand: %w", err)
 	}
 	if err := h.Make(); err != nil {
 		return err
@@ -194,6 +190,20 @@ func EditSettings(h home.Home, value any, key ...string) error {
 		return fmt.Errorf("write settings: %w", err)
 	}
 	return nil
+}
+
+func editSettings(path string, text []byte, value any, key []string) ([]byte, error) {
+	if _, err := ParseSettings(path, text); err != nil {
+		return nil, err
+	}
+	text = setTOML(text, key, tomlValue(value))
+	if _, err := ParseSettings(path, text); err != nil {
+		return nil, fmt.Errorf("edit settings: the file would no longer be valid, change it by hand: %w", err)
+	}
+	if hasKey(text, key) != (value != nil) {
+		return nil, fmt.Errorf("edit settings: cannot find %s in %s, change it by hand", strings.Join(key, "."), path)
+	}
+	return text, nil
 }
 
 func tomlValue(value any) string {

@@ -145,7 +145,7 @@ func keyOf(e *unstable.Node) []string {
 // removes the key.
 func setTOML(text []byte, key []string, value string) []byte {
 	table, name := key[:len(key)-1], key[len(key)-1]
-	start, end, insert := span(text, table, key)
+	start, assigned, end, insert := span(text, table, key)
 	switch {
 	case start >= 0 && value == "":
 		if rest := bytes.TrimLeft(text[end:], " \t\r"); len(rest) > 0 && rest[0] == '\n' {
@@ -155,7 +155,7 @@ func setTOML(text []byte, key []string, value string) []byte {
 	case value == "":
 		return text
 	case start >= 0:
-		return slices.Concat(text[:start], []byte(bareKey(name)+" = "+value), text[end:])
+		return slices.Concat(text[:assigned], []byte(value), text[end:])
 	}
 	line := bareKey(name) + " = " + value + "\n"
 	if insert < 0 { // a table that is not there yet
@@ -168,10 +168,11 @@ func setTOML(text []byte, key []string, value string) []byte {
 	return slices.Concat(text[:insert], []byte(line), text[insert:])
 }
 
-// span finds where "key = value" starts and ends, or -1; and where a new key of
-// the table can be put: after its header or its last key, -1 without a header.
-func span(text []byte, table, key []string) (start, end, insert int) {
-	start, end, insert = -1, -1, -1
+// span finds where "key = value" starts, where its value is assigned and where
+// it ends, or -1; and where a new key of the table can be put: after its header
+// or its last key, -1 without a header.
+func span(text []byte, table, key []string) (start, assigned, end, insert int) {
+	start, insert = -1, -1
 	if len(table) == 0 {
 		insert = 0
 	}
@@ -194,7 +195,13 @@ func span(text []byte, table, key []string) (start, end, insert int) {
 				stop = lineEnd(text, stop+1) // a value of several lines
 			}
 			if slices.Equal(slices.Concat(in, keyOf(e)), key) {
-				start, end = at, stop
+				start, assigned, end = at, at, stop
+				for it := e.Key(); it.Next(); {
+					assigned = int(it.Node().Raw.Offset + it.Node().Raw.Length)
+				}
+				for assigned < stop && bytes.IndexByte([]byte(" \t="), text[assigned]) >= 0 {
+					assigned++
+				}
 				if raw := e.Value().Raw; raw.Length > 0 && e.Value().Kind != unstable.Array && e.Value().Kind != unstable.InlineTable {
 					end = int(raw.Offset + raw.Length) // keeps a comment behind it
 				}
@@ -204,7 +211,23 @@ func span(text []byte, table, key []string) (start, end, insert int) {
 			insert = min(stop+1, len(text))
 		}
 	}
-	return start, end, insert
+	return start, assigned, end, insert
+}
+
+// hasKey reports whether a text that decodes without error sets key.
+func hasKey(text []byte, key []string) bool {
+	var at any
+	if toml.Unmarshal(text, &at) != nil {
+		return false
+	}
+	for _, k := range key {
+		table, _ := at.(map[string]any)
+		var ok bool
+		if at, ok = table[k]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func lineEnd(text []byte, at int) int {
