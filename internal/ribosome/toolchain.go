@@ -1,0 +1,154 @@
+package ribosome
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// killWait is how long a cancelled go command may hold on to its output.
+const killWait = 2 * time.Second
+
+// passedOn are the settings of the go command that say where modules come from;
+// they are the user's. All others would change what is built.
+var passedOn = []string{"GOPROXY", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOSUMDB", "GOINSECURE", "GOAUTH", "GOVCS"}
+
+// toolchain is a go command and what it says of itself.
+type toolchain struct {
+	path     string
+	version  string // as in go1.26.8
+	settings map[string]string
+}
+
+// findToolchain asks the go command afresh each time: it takes 10 ms, and
+// toolchains are replaced while nodes run.
+func (r *Ribosome) findToolchain(ctx context.Context) (toolchain, error) {
+	var t toolchain
+	for _, name := range r.goNames {
+		if p, err := exec.LookPath(name); err == nil {
+			t.path = p
+			break
+		}
+	}
+	if t.path == "" {
+		return t, ErrNoToolchain
+	}
+	cmd := r.command(ctx, t, append([]string{"env", "-json", "GOVERSION"}, passedOn...)...)
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off")
+	cmd.Dir = r.cache // where no go.mod asks for another toolchain
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &t.settings)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return t, context.Cause(ctx)
+		}
+		return t, fmt.Errorf("%w: %s does not run: %w: %s", ErrNoToolchain, t.path, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	t.version = t.settings["GOVERSION"]
+	return t, nil
+}
+
+// environment is that of a build: the user's, but for all that is Go's.
+func (r *Ribosome) environment(t toolchain) []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "GO") && !strings.HasPrefix(v, "CGO_") {
+			env = append(env, v)
+		}
+	}
+	for _, k := range passedOn {
+		if v := t.settings[k]; v != "" {
+			env = append(env, k+"="+v)
+		}
+	}
+	others := r.proxy
+	if others == "" {
+		others = t.settings["GOPROXY"]
+	}
+	return append(env, // of two values of a variable the last one counts
+		"GOPROXY="+r.proxyURL()+","+others,
+		"GOPATH="+filepath.Join(r.cache, "path"), "GOCACHE="+r.goCache, "GOMODCACHE="+r.modCache,
+		"GOENV=off", "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=-modcacherw", "CGO_ENABLED=0")
+}
+
+// proxyURL is the GOPROXY of what the node brings along.
+func (r *Ribosome) proxyURL() string { return "file://" + filepath.ToSlash(r.proxyDir()) }
+
+// command prepares a go command that is killed with all that it started when
+// ctx ends.
+func (r *Ribosome) command(ctx context.Context, t toolchain, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, t.path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if errors.Is(err, syscall.ESRCH) {
+			err = os.ErrProcessDone
+		}
+		return err
+	}
+	cmd.WaitDelay = killWait
+	return cmd
+}
+
+// hint says what to do about something that go printed.
+func (r *Ribosome) hint(j job, t toolchain, output string) string {
+	pinned := j.sdkPinned()
+	switch {
+	case pinned != "" && !r.hasSDK(pinned):
+		return fmt.Sprintf("go.mod asks for %s %s, this node brings %s; to move to it: cd %s && %s", sdkPath, pinned, r.SDKVersion(), j.root, r.moveCommand())
+	case strings.Contains(output, "GOTOOLCHAIN=local"):
+		return "the source asks for a newer Go than the " + t.version + " of this node; install it, or lower the version in go.mod"
+	case strings.Contains(output, "missing go.sum entry"), strings.Contains(output, "updates to go.mod needed"), strings.Contains(output, "cannot find module providing package"):
+		return "go.mod or go.sum does not fit the source; to mend them: cd " + j.root + " && " + r.tidyCommand()
+	case strings.Contains(output, "checksum mismatch"):
+		return "a module is not what go.sum says; find out who changed it before you change go.sum"
+	}
+	return ""
+}
+
+// hasSDK reports whether the go command got hold of a version of the SDK.
+func (r *Ribosome) hasSDK(version string) bool {
+	_, err := os.Stat(filepath.Join(r.modCache, filepath.FromSlash(sdkPath)+"@"+version))
+	return err == nil
+}
+
+// moveCommand makes a cell use this node's SDK. (go get would first look for
+// the SDK that is not to be had.)
+func (r *Ribosome) moveCommand() string {
+	return "go mod edit -require=" + sdkPath + "@" + r.SDKVersion() + " && " + r.withProxy("go build -mod=mod ./...")
+}
+
+func (r *Ribosome) tidyCommand() string { return r.withProxy("go mod tidy") }
+
+// withProxy lets a go command that is run by hand see what the node brings along.
+func (r *Ribosome) withProxy(command string) string {
+	return "GOPROXY=" + r.proxyURL() + ",$(go env GOPROXY) GONOSUMDB=" + sdkPath + " " + command
+}
+
+// sdkPinned is the version of the SDK in the source's go.mod, if it comes from
+// a proxy at all.
+func (j job) sdkPinned() string {
+	for _, r := range j.goMod.Replace {
+		if r.Old.Path == sdkPath {
+			return ""
+		}
+	}
+	for _, r := range j.goMod.Require {
+		if r.Mod.Path == sdkPath {
+			return r.Mod.Version
+		}
+	}
+	return ""
+}
