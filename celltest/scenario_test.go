@@ -1,0 +1,202 @@
+package celltest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cell.network/cell/celltest"
+	"cell.network/cell/internal/frame"
+)
+
+// world is where a scenario plays: in virtual time, or with real processes.
+// Nodes 0 and 1 share a LAN; node 2 has none and knows node 1's address only.
+type world interface {
+	Author() string
+	Run(i int) error                                                // greeter on node i; returns when it answers
+	Call(ctx context.Context, i int, target string) (string, error) // errors match a *frame.Error by code
+	KillReplica(i int) error                                        // as a crash would
+	KillNode(i int)                                                 // as a power failure would
+	RestartNode(i int) error                                        // with the disk that it had
+	Wait(ctx context.Context, i int, kind string) error             // for an event in the journal, also a past one
+}
+
+// scenarios are the same for all worlds.
+var scenarios = []struct {
+	name string
+	play func(ctx context.Context, t *testing.T, w world)
+}{
+	{"found by LAN and DHT", playFound},
+	{"a dead replica fails fast and comes back", playReplicaDeath},
+	{"a dead node comes back", playNodeDeath},
+	{"nobody serves it", playNobody},
+}
+
+func TestSimulated(t *testing.T) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := celltest.New(t, celltest.Options{Nodes: 3, LAN: lanOf, Knows: knownTo})
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+				defer cancel()
+				s.play(ctx, t, simulated{o})
+			})
+		})
+	}
+}
+
+func lanOf(i int) string {
+	if i == 2 {
+		return ""
+	}
+	return "lan"
+}
+
+func knownTo(i int) []int {
+	if i == 2 {
+		return []int{1}
+	}
+	return nil
+}
+
+type simulated struct{ o *celltest.Organism }
+
+func (w simulated) Author() string { return w.o.Author() }
+
+func (w simulated) Run(i int) error {
+	return w.o.Node(i).Run("greeter", func(_ context.Context, method string, in []byte) ([]byte, error) {
+		return fmt.Appendf(nil, "hello %s", in), nil
+	})
+}
+
+func (w simulated) Call(ctx context.Context, i int, target string) (string, error) {
+	out, err := w.o.Node(i).Call(ctx, target, []byte("Ada"))
+	return string(out), err
+}
+
+func (w simulated) KillReplica(i int) error {
+	n, err := w.o.Node(i).KillReplicas("greeter")
+	if err == nil && n != 1 {
+		err = fmt.Errorf("%d replicas died", n)
+	}
+	return err
+}
+
+func (w simulated) KillNode(i int)          { w.o.Node(i).Kill() }
+func (w simulated) RestartNode(i int) error { return w.o.Node(i).Restart() }
+
+func (w simulated) Wait(ctx context.Context, i int, kind string) error {
+	_, err := w.o.Node(i).Wait(ctx, kind, "")
+	return err
+}
+
+func greeter(w world) string { return "greeter@" + w.Author() + "/hello" }
+
+func mustRun(t *testing.T, w world, i int) {
+	t.Helper()
+	if err := w.Run(i); err != nil {
+		t.Fatalf("run on node %d: %v", i, err)
+	}
+}
+
+// wantAnswer calls once from each node: discovery itself has to find it.
+func wantAnswer(ctx context.Context, t *testing.T, w world, nodes ...int) {
+	t.Helper()
+	for _, i := range nodes {
+		begin := time.Now()
+		if out, err := w.Call(ctx, i, greeter(w)); err != nil || out != "hello Ada" {
+			t.Errorf("node %d: %q, %v", i, out, err)
+		}
+		t.Logf("node %d answered after %v", i, time.Since(begin))
+	}
+}
+
+// wantNoReplica calls from a node and wants a clear no within limit.
+func wantNoReplica(ctx context.Context, t *testing.T, w world, i int, limit time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	out, err := w.Call(ctx, i, greeter(w))
+	took := time.Since(begin)
+	if !errors.Is(err, &frame.Error{Code: frame.NoReplica}) {
+		t.Errorf("node %d: %q, %v; want no replica", i, out, err)
+	}
+	if took > limit {
+		t.Errorf("node %d took %v to say no, more than %v", i, took, limit)
+	}
+	t.Logf("node %d said no after %v", i, took)
+}
+
+// eventually calls until it is answered: news needs time to spread, and how
+// much is measured elsewhere. ctx bounds it.
+func eventually(ctx context.Context, t *testing.T, w world, i int) {
+	t.Helper()
+	begin := time.Now()
+	for {
+		out, err := w.Call(ctx, i, greeter(w))
+		if err == nil && out == "hello Ada" {
+			t.Logf("node %d answered after %v", i, time.Since(begin))
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("node %d: %q, %v", i, out, err)
+		}
+	}
+}
+
+func playFound(ctx context.Context, t *testing.T, w world) {
+	mustRun(t, w, 0)
+	wantAnswer(ctx, t, w, 0, 1)
+	eventually(ctx, t, w, 2)
+}
+
+func playReplicaDeath(ctx context.Context, t *testing.T, w world) {
+	mustRun(t, w, 0)
+	for i := range 3 {
+		eventually(ctx, t, w, i)
+	}
+	if err := w.KillReplica(0); err != nil {
+		t.Fatal(err)
+	}
+	wantNoReplica(ctx, t, w, 0, time.Second)
+	wantNoReplica(ctx, t, w, 1, time.Second)
+	wantNoReplica(ctx, t, w, 2, 3*time.Second)
+	mustRun(t, w, 0)
+	for i := range 3 {
+		eventually(ctx, t, w, i)
+	}
+}
+
+func playNodeDeath(ctx context.Context, t *testing.T, w world) {
+	mustRun(t, w, 0)
+	for i := range 3 {
+		eventually(ctx, t, w, i)
+	}
+	w.KillNode(0)
+	for i := 1; i < 3; i++ { // nobody was told: the call must end all the same
+		limit, cancel := context.WithTimeout(ctx, 15*time.Second)
+		if out, err := w.Call(limit, i, greeter(w)); err == nil {
+			t.Errorf("node %d: a dead node answered %q", i, out)
+		} else if limit.Err() != nil {
+			t.Errorf("node %d: the call ended with its deadline only: %v", i, err)
+		}
+		cancel()
+	}
+	if err := w.RestartNode(0); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, w, 0)
+	for i := range 3 {
+		eventually(ctx, t, w, i)
+	}
+}
+
+func playNobody(ctx context.Context, t *testing.T, w world) {
+	for i, limit := range []time.Duration{time.Second, time.Second, 4 * time.Second} {
+		wantNoReplica(ctx, t, w, i, limit)
+	}
+}

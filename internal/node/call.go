@@ -1,0 +1,185 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"cell.network/cell/internal/frame"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/mesh"
+)
+
+// Call sends a request of a program on this machine to a replica of the cell
+// that its target names, here or on another host. Errors are a [*frame.Error].
+//
+// A request that certainly reached nobody is tried on the next endpoint; one
+// whose outcome is unknown is not, so no request is executed twice.
+func (n *Node) Call(ctx context.Context, r frame.Request) (frame.Response, error) {
+	ref, method, err := identity.ParseMethod(r.Target)
+	if err != nil {
+		return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: err.Error()}
+	}
+	cell, err := n.resolve(ref)
+	if err != nil {
+		return frame.Response{}, &frame.Error{Code: frame.NoReplica, Message: err.Error(), Hint: "name the author by key, or give him a petname: cell trust add NAME KEY"}
+	}
+	r.Target = cell.String() + "/" + method
+	if res, err := n.callHere(ctx, cell, r); !retriable(err) {
+		return res, err
+	}
+	return n.callThere(ctx, cell, r)
+}
+
+func (n *Node) resolve(ref identity.Ref) (identity.Cell, error) {
+	n.mu.Lock()
+	s := n.settings
+	n.mu.Unlock()
+	return ref.Resolve(s.DefaultAuthor(n.cfg.Author), s.Authors)
+}
+
+// retriable reports whether err says that the request was surely not executed
+// and another replica may be tried.
+func retriable(err error) bool {
+	var e *frame.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Code.NotExecuted() || e.Code == frame.NoReplica
+}
+
+// callHere tries the replicas on this node, the least busy first.
+func (n *Node) callHere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
+	for _, x := range n.aliveReplicas(cell) {
+		if res, err := x.call(ctx, r); !retriable(err) {
+			return res, err
+		}
+	}
+	return frame.Response{}, &frame.Error{Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " on this node"}
+}
+
+func (n *Node) aliveReplicas(cell identity.Cell) []*replica {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.services[cell]
+	if s == nil {
+		return nil
+	}
+	alive := slices.DeleteFunc(slices.Clone(s.replicas), func(x *replica) bool { return x.getState() != ReplicaAlive })
+	slices.SortStableFunc(alive, func(a, b *replica) int { return cmp.Compare(a.trunk.Inflight(), b.trunk.Inflight()) })
+	return alive
+}
+
+// callThere discovers other nodes that serve the cell and tries them as they
+// are found.
+func (n *Node) callThere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
+	var tried []string
+	for ep, err := range n.mesh.Discover(ctx, cell) {
+		if err != nil {
+			return frame.Response{}, notFound(ctx, cell, err, tried)
+		}
+		if ep.Node == n.self {
+			continue
+		}
+		res, err := n.axon.Call(ctx, ep.Node, ep.Addrs, r)
+		if !retriable(err) {
+			return res, err
+		}
+		n.mesh.Forget(cell, ep.Node)
+		tried = append(tried, fmt.Sprintf("%s (%s): %v", ep.Node.Short(), ep.Tier, err))
+	}
+	return frame.Response{}, notFound(ctx, cell, nil, tried)
+}
+
+// notFound says why no replica was found, and what to do.
+func notFound(ctx context.Context, cell identity.Cell, err error, tried []string) error {
+	e := &frame.Error{
+		Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " answers",
+		Hint: "see who serves it: cell lookup " + string(cell.Name) + "; start it where its source is: cell run DIR",
+	}
+	if ctx.Err() != nil {
+		e.Code, e.Message = frame.Timeout, "time ran out before a replica of "+cell.Short()+" was found"
+	}
+	var nf *mesh.NotFound
+	switch {
+	case len(tried) > 0:
+		e.Message += ": " + strings.Join(tried, "; ")
+	case errors.As(err, &nf):
+		e.Message = nf.Error()
+	case err != nil:
+		e.Message += ": " + err.Error()
+	}
+	if len(e.Message) > frame.MaxMessage {
+		e.Message = e.Message[:frame.MaxMessage]
+	}
+	return e
+}
+
+// serveRemote answers another node's request from replicas on this node only:
+// requests are never passed on a second time.
+func (n *Node) serveRemote(ctx context.Context, _ identity.Key, r frame.Request) (frame.Response, error) {
+	ref, _, err := identity.ParseMethod(r.Target)
+	if err != nil {
+		return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: err.Error()}
+	}
+	author, err := identity.ParseKey(ref.Author)
+	if err != nil {
+		return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: "a request between nodes names the author by key"}
+	}
+	return n.callHere(ctx, identity.Cell{Author: author, Name: ref.Name}, r)
+}
+
+// connectReplica gives a replica a connection to a cell that its manifest
+// needs. Where the other one runs here too, the two talk directly afterwards;
+// else this node passes the requests on.
+func (n *Node) connectReplica(from identity.Cell, m Manifest, target string) (net.Conn, error) {
+	ref, ok := m.Needs[identity.Name(target)]
+	if !ok {
+		n.event(journal.Refuse, "", from.String(), "a replica asked for a cell that it does not need", map[string]any{"target": clipText(target)})
+		return nil, &frame.Error{Code: frame.Refused, Message: fmt.Sprintf("%q is not in [needs] of %s", target, from.Name), Hint: "name it in Cell.toml under [needs], with its author"}
+	}
+	cell, err := n.resolve(ref)
+	if err != nil {
+		return nil, &frame.Error{Code: frame.NoReplica, Message: err.Error()}
+	}
+	for _, x := range n.aliveReplicas(cell) {
+		theirs, ours, err := n.cfg.Pair()
+		if err != nil {
+			return nil, fmt.Errorf("make connection: %w", err)
+		}
+		if x.port.Hand(ours) == nil {
+			return theirs, nil
+		}
+		_ = theirs.Close()
+	}
+	theirs, ours, err := n.cfg.Pair()
+	if err != nil {
+		return nil, fmt.Errorf("make connection: %w", err)
+	}
+	relay := frame.NewConn(ours, frame.Config{Handler: func(ctx context.Context, r frame.Request) (frame.Response, error) {
+		_, method, ok := strings.Cut(r.Target, "/")
+		if !ok {
+			return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: "a target is written cell/method"}
+		}
+		r.Target = cell.String() + "/" + method
+		if res, err := n.callHere(ctx, cell, r); !retriable(err) {
+			return res, err
+		}
+		return n.callThere(ctx, cell, r)
+	}})
+	n.mu.Lock()
+	n.relays[relay] = struct{}{}
+	n.mu.Unlock()
+	n.wg.Go(func() {
+		<-relay.Done()
+		n.mu.Lock()
+		delete(n.relays, relay)
+		n.mu.Unlock()
+	})
+	return theirs, nil
+}

@@ -1,0 +1,32 @@
+package node
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/kad"
+	"cell.network/cell/internal/record"
+)
+
+// joinTime is how long after its start a node that was told of others waits for
+// the first of them, before it says that the DHT knows nobody.
+const joinTime = 3 * time.Second
+
+// joining is the DHT of a node that has just started: its first questions wait
+// for the first peer instead of failing.
+type joining struct {
+	*kad.Kad
+	until time.Time // zero: there is nobody to wait for
+}
+
+// Find implements [mesh.WAN].
+func (j joining) Find(ctx context.Context, cell identity.Cell) iter.Seq2[record.Lease, error] {
+	if j.Size() == 0 && time.Now().Before(j.until) {
+		wait, cancel := context.WithDeadline(ctx, j.until)
+		_ = j.Bootstrap(wait) // Find says itself what is missing
+		cancel()
+	}
+	return j.Kad.Find(ctx, cell)
+}

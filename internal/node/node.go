@@ -1,0 +1,300 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"cell.network/cell/internal/axon"
+	"cell.network/cell/internal/capsid"
+	"cell.network/cell/internal/frame"
+	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/host"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/kad"
+	"cell.network/cell/internal/membrane"
+	"cell.network/cell/internal/mesh"
+	"cell.network/cell/internal/pheromone"
+	"cell.network/cell/internal/record"
+	"cell.network/cell/internal/ribosome"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// Config is what a node is made of. `cell up` fills it with the real world,
+// simulations with fakes; the node cannot tell.
+type Config struct {
+	Key      identity.Private
+	Author   identity.Key // whose secret is on this machine, or zero
+	Home     home.Home    // its folders exist
+	Settings Settings
+	Certs    Certs  // who lets this node serve what
+	Version  string // of the program, for Status
+
+	// ListenPacket opens the packet end for QUIC; nil: a real UDP socket.
+	ListenPacket func(network string, laddr *net.UDPAddr) (net.PacketConn, error)
+	// Bus carries announcements on the local network; nil: there is none.
+	Bus pheromone.Bus
+	// Starter starts replicas, Builder makes their programs, Pair connects them.
+	Starter capsid.Starter
+	Builder ribosome.Builder
+	Pair    membrane.Pairer
+	// Control accepts connections of the control API; nil: there is none.
+	Control net.Listener
+	// Rand decides what is left to chance; nil: seeded from the system.
+	Rand *rand.Rand
+	// Log receives what is of use to a developer only; nil: nothing.
+	Log *slog.Logger
+}
+
+// Node is one host's daemon.
+type Node struct {
+	cfg     Config
+	net     identity.Network
+	self    identity.Key
+	started time.Time
+
+	journal *journal.Journal
+	host    *host.Host
+	kad     *kad.Kad
+	lan     *pheromone.LAN // nil without a bus
+	mesh    *mesh.Mesh
+	axon    *axon.Axon
+
+	mu       sync.Mutex
+	settings Settings // guarded by mu: replaced by Reload
+	certs    Certs    // guarded by mu
+	services map[identity.Cell]*service
+	relays   map[*frame.Conn]struct{} // connections of replicas that this node passes on
+	nextID   int                      // of replicas; guarded by mu
+	rand     *rand.Rand               // guarded by randMu
+	randMu   sync.Mutex
+
+	refused refusals
+	down    chan struct{} // closed by Down
+	once    sync.Once
+	wg      sync.WaitGroup // replicas and their watchers
+}
+
+// New builds a node and opens its ports. Close it, or Run it, which closes it.
+func New(cfg Config) (_ *Node, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	n := &Node{
+		cfg: cfg, net: cfg.Settings.Network, self: cfg.Key.Public(), started: time.Now(),
+		settings: cfg.Settings, certs: cfg.Certs,
+		services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]struct{}), rand: cfg.Rand, down: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if n.journal, err = journal.Open(filepath.Join(cfg.Home.State, "journal"), n.self.String(), journal.Options{}); err != nil {
+		return nil, err
+	}
+	incarnation, err := nextIncarnation(cfg.Home.State, n.started)
+	if err != nil {
+		return nil, err
+	}
+	if n.host, err = host.New(host.Config{
+		Key: cfg.Key, Network: n.net, Listen: cfg.Settings.Listen, ListenPacket: cfg.ListenPacket,
+		NAT: !n.net.Private() && cfg.ListenPacket == nil, Log: cfg.Log,
+	}); err != nil {
+		return nil, err
+	}
+	if n.kad, err = kad.New(n.host, kad.Config{
+		Network: n.net, Mode: kad.Mode(cfg.Settings.Mode), Bootstrap: cfg.Settings.Bootstrap,
+		PeersFile: filepath.Join(cfg.Home.Cache, "peers."+string(n.net)),
+		OnRefused: func(reason string) { n.refuse(journal.LeaseRefused, "dht", reason) },
+	}); err != nil {
+		return nil, err
+	}
+	n.axon = axon.New(n.host, n.net, axon.Config{Handler: n.serveRemote})
+	mc := mesh.Config{
+		Network: n.net.ID(), Key: cfg.Key, Incarnation: incarnation, WAN: n.dht(),
+		Addrs: n.host.LeaseAddrs, Rand: n.chance, Event: n.meshEvent,
+	}
+	if cfg.Bus != nil {
+		n.lan = pheromone.New(pheromone.Config{
+			Network: n.net, Key: cfg.Key, Bus: cfg.Bus, Rand: cfg.Rand,
+			OnLease:   n.heard,
+			OnRefused: func(reason string, _ netip.AddrPort) { n.refuse(journal.PacketRefused, "lan", reason) },
+		})
+		mc.LAN = n.lan
+	}
+	n.mesh = mesh.New(mc)
+	return n, nil
+}
+
+// Run serves until ctx ends, Down is called or a part fails; it withdraws what
+// it announced, drains the replicas and closes the node before it returns.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	n.event(journal.NodeUp, "", "", "node is up", map[string]any{"network": string(n.net), "listen": n.listen()})
+
+	var parts sync.WaitGroup
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("mesh", n.mesh.Run)
+	part("refresh", n.refresh)
+	if n.lan != nil {
+		part("lan", n.lan.Run)
+	}
+	if n.cfg.Control != nil {
+		part("control", n.serveControl)
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.down:
+	}
+	err := context.Cause(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	n.leave() // while the parts still run: neighbours are told
+	cancel(nil)
+	parts.Wait()
+	n.event(journal.NodeDown, "", "", "node is down", nil)
+	n.close()
+	return err
+}
+
+// refresh announces anew what could not be announced as soon as the DHT has
+// someone to tell.
+func (n *Node) refresh(ctx context.Context) error {
+	for {
+		changed := n.kad.Changed()
+		n.mesh.Refresh()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// leaveTime bounds how long a node takes to say goodbye and drain.
+const leaveTime = 5 * time.Second
+
+// leave withdraws and ends every service, all at once.
+func (n *Node) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range n.allServices() {
+		wg.Go(func() { n.endService(ctx, s, "node goes down") })
+	}
+	wg.Wait()
+	n.mu.Lock()
+	relays := slices.Collect(maps.Keys(n.relays))
+	n.mu.Unlock()
+	for _, c := range relays {
+		_ = c.Close()
+	}
+	n.wg.Wait()
+}
+
+// Down asks a running node to end in good order. It returns at once.
+func (n *Node) Down() { n.once.Do(func() { close(n.down) }) }
+
+func (n *Node) close() {
+	for _, c := range []io.Closer{closer(n.axon), closer(n.kad), closer(n.host), closer(n.journal)} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	if n.cfg.Bus != nil {
+		_ = n.cfg.Bus.Close()
+	}
+}
+
+// closer hides a nil pointer that an interface would not.
+func closer[T any, P interface {
+	*T
+	io.Closer
+}](p P) io.Closer {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
+// dht is the DHT as discovery sees it.
+func (n *Node) dht() mesh.WAN {
+	j := joining{Kad: n.kad}
+	if len(n.cfg.Settings.Bootstrap) > 0 {
+		j.until = n.started.Add(joinTime)
+	}
+	return j
+}
+
+// heard takes in a lease from the local network. Its node is a neighbour, so
+// the DHT learns of it too: no bootstrap node is needed where there is a LAN.
+func (n *Node) heard(l record.Lease) {
+	n.mesh.Heard(l)
+	if l.Tombstone() || l.Node() == n.self {
+		return
+	}
+	id, err := host.PeerID(l.Node())
+	if err != nil {
+		return
+	}
+	info := peer.AddrInfo{ID: id}
+	for _, raw := range l.Addrs {
+		if a, err := ma.NewMultiaddrBytes(raw); err == nil {
+			info.Addrs = append(info.Addrs, a)
+		}
+	}
+	n.kad.AddPeers([]peer.AddrInfo{info})
+}
+
+// meshEvent journals what discovery did.
+func (n *Node) meshEvent(e mesh.Event) {
+	n.event(journal.Kind(e.Kind), "", e.Cell.String(), e.Text, e.Data)
+}
+
+// chance returns a number in [0, 1).
+func (n *Node) chance() float64 {
+	n.randMu.Lock()
+	defer n.randMu.Unlock()
+	return n.rand.Float64()
+}
+
+// Journal is the node's record of what happened.
+func (n *Node) Journal() *journal.Journal { return n.journal }
+
+// Key is the node's public key.
+func (n *Node) Key() identity.Key { return n.self }
+
+// event writes to the journal. A full disk must not stop the node: the failure
+// is counted and shown by doctor, and the id is then empty.
+func (n *Node) event(kind journal.Kind, cause, cell, text string, data map[string]any) string {
+	id, err := n.journal.Append(kind, cause, cell, text, data)
+	if err != nil {
+		n.refused.journal(err)
+		n.cfg.Log.Error("write journal", "kind", kind, "err", err)
+	}
+	return id
+}

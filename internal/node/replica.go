@@ -1,0 +1,175 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cell.network/cell/internal/capsid"
+	"cell.network/cell/internal/frame"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/membrane"
+	"cell.network/cell/internal/mesh"
+)
+
+const (
+	readyTime = 10 * time.Second // for a replica to say that it is ready
+	maxExited = 8                // ended replicas of a cell that `cell ps` still shows
+)
+
+// service is a cell that this node serves: its replicas, its lease, its log.
+type service struct {
+	cell     identity.Cell
+	manifest Manifest
+	lease    *mesh.Lease
+	log      *replicaLog
+	replicas []*replica // in order of their start; guarded by Node.mu
+	exited   []Replica  // the last few; guarded by Node.mu
+}
+
+// replica is one process of a service.
+type replica struct {
+	id      string
+	started time.Time
+	proc    capsid.Proc
+	port    *membrane.Port
+	trunk   *frame.Conn // carries the calls that this node passes on
+	methods []string
+	spawned string // id of the event
+	done    chan struct{}
+
+	served atomic.Uint64 // calls that went through trunk
+
+	mu    sync.Mutex
+	state string // guarded by mu
+}
+
+// call passes a request on to the replica.
+func (r *replica) call(ctx context.Context, req frame.Request) (frame.Response, error) {
+	res, err := r.trunk.Call(ctx, req)
+	if !retriable(err) {
+		r.served.Add(1)
+	}
+	return res, err
+}
+
+func (r *replica) setState(s string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state = s
+}
+
+func (r *replica) getState() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
+
+// spawn starts a process of m's program and waits until it is ready.
+func (n *Node) spawn(ctx context.Context, cell identity.Cell, m Manifest, program string, log *replicaLog, cause string) (*replica, error) {
+	n.mu.Lock()
+	n.nextID++
+	id := string(cell.Name) + "-" + strconv.Itoa(n.nextID)
+	n.mu.Unlock()
+
+	proc, err := n.cfg.Starter.Start(ctx, capsid.Spec{
+		Path: program, Args: []string{"--membrane"}, Env: []string{"CELL_NAME=" + cell.String(), "CELL_REPLICA=" + id},
+		Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", id, err)
+	}
+	r := &replica{id: id, started: time.Now(), proc: proc, done: make(chan struct{}), state: ReplicaStarting}
+	r.spawned = n.event(journal.Spawn, cause, cell.String(), "started "+id, map[string]any{
+		"replica": id, "pid": proc.PID(), "enforced": proc.Enforced(), "not_enforced": proc.NotEnforced(),
+	})
+	r.port = membrane.NewPort(proc.Link(), membrane.PortConfig{
+		Pair:      n.cfg.Pair,
+		OnConnect: func(_ context.Context, target string) (net.Conn, error) { return n.connectReplica(cell, m, target) },
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- proc.Wait() }()
+
+	ready, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	err = r.handshake(ready, ended)
+	if err != nil {
+		_ = proc.Kill()
+		exit := err
+		select {
+		case exit = <-ended:
+		default:
+			if e := <-ended; e != nil && ctx.Err() == nil {
+				exit = err
+			}
+		}
+		_ = r.port.Close()
+		n.event(journal.Exit, r.spawned, cell.String(), fmt.Sprintf("%s never became ready: %v", id, exit), map[string]any{"replica": id})
+		return nil, fmt.Errorf("start %s: it never became ready: %w", id, exit)
+	}
+	n.event(journal.Ready, r.spawned, cell.String(), id+" takes requests", map[string]any{
+		"replica": id, "methods": r.methods, "took_ms": time.Since(r.started).Milliseconds(),
+	})
+	r.setState(ReplicaAlive)
+	n.wg.Go(func() { n.watch(cell, r, <-ended) })
+	return r, nil
+}
+
+// handshake waits for Ready and opens the trunk.
+func (r *replica) handshake(ctx context.Context, ended <-chan error) error {
+	hello, err := r.port.WaitReady(ctx)
+	if err != nil {
+		return err
+	}
+	r.methods = hello.Methods
+	if r.trunk, err = r.port.Dial(ctx); err != nil {
+		return err
+	}
+	_, _, err = r.port.Ping(ctx)
+	return err
+}
+
+// watch waits in its own goroutine for the replica's end and clears up.
+func (n *Node) watch(cell identity.Cell, r *replica, exit error) {
+	words := "ended in good order"
+	if exit != nil {
+		words = exit.Error()
+	}
+	_ = r.trunk.Close()
+	_ = r.port.Close()
+	view := r.view(cell)
+	view.State, view.Exit = ReplicaExited, words
+	id := n.event(journal.Exit, r.spawned, cell.String(), r.id+": "+words, map[string]any{"replica": r.id})
+
+	n.mu.Lock()
+	s := n.services[cell]
+	var last bool
+	if s != nil {
+		s.replicas = slices.DeleteFunc(s.replicas, func(x *replica) bool { return x == r })
+		s.exited = append(s.exited, view)
+		s.exited = s.exited[max(0, len(s.exited)-maxExited):]
+		last = len(s.replicas) == 0
+	}
+	n.mu.Unlock()
+	if last {
+		n.withdraw(s, id)
+	}
+	close(r.done)
+}
+
+func (r *replica) view(cell identity.Cell) Replica {
+	v := Replica{
+		ID: r.id, Cell: cell.String(), State: r.getState(), PID: r.proc.PID(), Started: r.started,
+		Methods: r.methods, Enforced: r.proc.Enforced(), NotEnforced: r.proc.NotEnforced(),
+	}
+	if r.trunk != nil {
+		v.Served, v.Inflight = r.served.Load(), r.trunk.Inflight()
+	}
+	return v
+}

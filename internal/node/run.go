@@ -1,0 +1,294 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/mesh"
+	"cell.network/cell/internal/ribosome"
+)
+
+// announceWait is how long RunCell waits for the first others to have heard.
+const announceWait = 2 * time.Second
+
+// RunCell builds the cell in dir, starts a replica, announces it and returns
+// when it answers. Replicas of an earlier RunCell are drained once the new one
+// takes requests. Errors are an [*APIError] or name what failed; progress is
+// told as it goes.
+func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress)) (Replica, error) {
+	begin := time.Now()
+	say := func(step Step, format string, args ...any) {
+		progress(Progress{Step: step, Text: fmt.Sprintf(format, args...), TookMS: ms(time.Since(begin))})
+		begin = time.Now()
+	}
+	m, err := LoadManifest(dir)
+	if err != nil {
+		return Replica{}, err
+	}
+	cell, err := n.resolve(identity.Ref{Name: m.Cell.Name})
+	if err != nil {
+		return Replica{}, NewError(CodeRefused, err.Error(), "make your keys first: cell init")
+	}
+	n.mu.Lock()
+	grant, member, err := n.certs.For(cell, n.self)
+	n.mu.Unlock()
+	if err != nil {
+		n.event(journal.Refuse, "", cell.String(), err.Error(), nil)
+		return Replica{}, NewError(CodeRefused, err.Error(), "on a machine that holds the author's colony key: cell admit "+n.self.String())
+	}
+	if len(m.Run.Cmd) > 0 || len(m.Build.Cmd) > 0 {
+		return Replica{}, NewError(CodeFailed, "[run] cmd and [build] cmd are not supported by this version, which runs Go cells", "write the cell with the Go SDK: cell new NAME shows how")
+	}
+	say(StepRead, "%s %s", cell.Short(), m.Cell.Version)
+
+	made, err := n.cfg.Builder.Build(ctx, ribosome.Source{Dir: dir, Name: m.Cell.Name}, lineWriter(func(line string) {
+		progress(Progress{Step: StepBuild, Text: line})
+	}))
+	if err != nil {
+		n.event(journal.Build, "", cell.String(), "build failed", map[string]any{"dir": dir, "error": clipText(err.Error())})
+		return Replica{}, err
+	}
+	how := "built with " + made.Toolchain
+	if made.Cached {
+		how = "already built with " + made.Toolchain
+	}
+	built := n.event(journal.Build, "", cell.String(), how, map[string]any{"key": made.Key, "cached": made.Cached, "took_ms": made.Took.Milliseconds()})
+	say(StepBuild, "%s", how)
+
+	s := n.service(cell, m)
+	r, err := n.spawn(ctx, cell, m, made.Path, s.log, built)
+	if err != nil {
+		n.mu.Lock()
+		if len(s.replicas) == 0 && s.lease == nil {
+			delete(n.services, cell)
+		}
+		n.mu.Unlock()
+		if tail := s.log.tail(); tail != "" {
+			return Replica{}, NewError(CodeFailed, err.Error(), "its last words:\n"+tail)
+		}
+		return Replica{}, err
+	}
+	say(StepReady, "%s takes requests, pid %d", r.id, r.proc.PID())
+
+	n.mu.Lock()
+	older := slices.Clone(s.replicas)
+	s.manifest = m
+	s.replicas = append(s.replicas, r)
+	if s.lease == nil {
+		s.lease = n.mesh.Announce(cell, grant, member)
+	}
+	lease := s.lease
+	n.mu.Unlock()
+	n.drainAll(ctx, cell, m, older)
+
+	say(StepAnnounce, "%s", n.announced(ctx, lease))
+	select {
+	case <-r.done:
+		return Replica{}, NewError(CodeFailed, r.id+" ended while it was announced", "its log: cell run --follow")
+	default:
+	}
+	say(StepAlive, "%s", cell)
+	return r.view(cell), nil
+}
+
+// announced waits a little for the DHT to hold a lease, and says how it stands.
+func (n *Node) announced(ctx context.Context, l *mesh.Lease) string {
+	wait, cancel := context.WithTimeout(ctx, announceWait)
+	defer cancel()
+	for {
+		updated := l.Updated()
+		st := l.State()
+		switch {
+		case st.Phase == mesh.Held:
+			return fmt.Sprintf("told the local network and %d nodes of the DHT", st.Holders)
+		case st.Phase == mesh.Failing && n.kad.Size() == 0:
+			return "told the local network; no other node of the DHT is known yet"
+		}
+		select {
+		case <-updated:
+		case <-wait.Done():
+			return "told the local network; the DHT has not answered yet"
+		}
+	}
+}
+
+// service returns the record of a cell that is or will be served here.
+func (n *Node) service(cell identity.Cell, m Manifest) *service {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.services[cell]
+	if s == nil {
+		s = &service{cell: cell, manifest: m, log: newReplicaLog()}
+		n.services[cell] = s
+	}
+	return s
+}
+
+func (n *Node) allServices() []*service {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []*service
+	for _, s := range n.services {
+		all = append(all, s)
+	}
+	return all
+}
+
+// drainAll lets replicas finish what they have and ends them, all at once.
+func (n *Node) drainAll(ctx context.Context, cell identity.Cell, m Manifest, rs []*replica) {
+	var wg sync.WaitGroup
+	for _, r := range rs {
+		wg.Go(func() {
+			r.setState(ReplicaDraining)
+			n.event(journal.Drain, r.spawned, cell.String(), r.id+" drains", map[string]any{"replica": r.id})
+			limit, cancel := context.WithTimeout(ctx, m.Run.Drain)
+			defer cancel()
+			if r.port.Drain(limit) != nil {
+				_ = r.proc.Kill()
+			}
+			select {
+			case <-r.done:
+			case <-limit.Done():
+				_ = r.proc.Kill()
+				<-r.done
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// endService withdraws a cell first, so that callers move, and then drains its replicas.
+func (n *Node) endService(ctx context.Context, s *service, why string) {
+	id := n.event(journal.Stop, "", s.cell.String(), why, nil)
+	n.withdraw(s, id)
+	n.mu.Lock()
+	rs, m := slices.Clone(s.replicas), s.manifest
+	n.mu.Unlock()
+	n.drainAll(ctx, s.cell, m, rs)
+}
+
+// withdraw tells others that the cell is no longer served here. It returns
+// when neighbours have been told; the DHT is told in the background.
+func (n *Node) withdraw(s *service, cause string) {
+	n.mu.Lock()
+	lease := s.lease
+	s.lease = nil
+	n.mu.Unlock()
+	if lease == nil {
+		return
+	}
+	n.event(journal.Withdraw, cause, s.cell.String(), "no replica left here", nil)
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+		defer cancel()
+		if err := lease.Withdraw(ctx); err != nil {
+			n.cfg.Log.Info("withdraw", "cell", s.cell, "err", err)
+		}
+	})
+}
+
+// StopCell withdraws a cell and ends its replicas here. ErrNotServed where
+// there is none.
+func (n *Node) StopCell(ctx context.Context, cell identity.Cell) error {
+	n.mu.Lock()
+	s := n.services[cell]
+	n.mu.Unlock()
+	if s == nil || len(n.aliveReplicas(cell)) == 0 {
+		return fmt.Errorf("stop %s: %w", cell.Short(), ErrNotServed)
+	}
+	n.endService(ctx, s, "stopped by the operator")
+	return nil
+}
+
+// ErrNotServed says that this node runs no such cell or replica.
+var ErrNotServed = errors.New("it does not run on this node")
+
+// KillReplica ends a replica's processes as a crash would.
+func (n *Node) KillReplica(id string) error {
+	for _, s := range n.allServices() {
+		n.mu.Lock()
+		i := slices.IndexFunc(s.replicas, func(r *replica) bool { return r.id == id })
+		var r *replica
+		if i >= 0 {
+			r = s.replicas[i]
+		}
+		n.mu.Unlock()
+		if r == nil {
+			continue
+		}
+		if err := r.proc.Kill(); err != nil {
+			return fmt.Errorf("kill %s: %w", id, err)
+		}
+		<-r.done
+		return nil
+	}
+	return fmt.Errorf("kill %s: %w", id, ErrNotServed)
+}
+
+// Replicas lists the replicas of this node, the ended ones last.
+func (n *Node) Replicas() []Replica {
+	var alive, ended []Replica
+	for _, s := range n.allServices() {
+		n.mu.Lock()
+		rs := slices.Clone(s.replicas)
+		ended = append(ended, s.exited...)
+		n.mu.Unlock()
+		for _, r := range rs {
+			alive = append(alive, r.view(s.cell))
+		}
+	}
+	byStart := func(a, b Replica) int { return a.Started.Compare(b.Started) }
+	slices.SortFunc(alive, byStart)
+	slices.SortFunc(ended, byStart)
+	return append(alive, ended...)
+}
+
+// lineWriter calls f for every whole line written to it.
+func lineWriter(f func(string)) io.Writer { return &lines{f: f} }
+
+type lines struct {
+	f    func(string)
+	rest []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, ok := strings.Cut(string(l.rest), "\n")
+		if !ok {
+			if len(l.rest) > maxLog {
+				l.rest = nil
+			}
+			return len(p), nil
+		}
+		l.f(line)
+		l.rest = []byte(rest)
+	}
+}
+
+func clipText(s string) string {
+	const limit = 2048
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// absDir checks a folder that a caller of the control API names.
+func absDir(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return NewError(CodeUsage, fmt.Sprintf("folder %q is not an absolute path", dir), "")
+	}
+	return nil
+}
