@@ -13,29 +13,50 @@ type call struct {
 	err  error
 }
 
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+// maxFree is how many ended calls a connection keeps for the next ones.
+const maxFree = 64
 
 // caller holds the calls of this end.
 type caller struct {
 	mu    sync.Mutex // guards all below
 	calls map[uint64]*call
-	last  uint64 // number of the newest call
+	free  []*call // ended; not shared among connections, since one of a synctest bubble must stay there
+	last  uint64  // number of the newest call
 	limit int
 	lost  error // the connection ended
 }
 
-func (c *caller) add(p *call) (uint64, error) {
+// add makes a call and its number.
+func (c *caller) add() (*call, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.lost != nil:
-		return 0, errorf(NotSent, "the connection is closed: %v", c.lost)
+		return nil, 0, errorf(NotSent, "the connection is closed: %v", c.lost)
 	case len(c.calls) >= c.limit:
-		return 0, errorf(Overloaded, "%d calls are in flight on this connection, no more are allowed", c.limit)
+		return nil, 0, errorf(Overloaded, "%d calls are in flight on this connection, no more are allowed", c.limit)
+	}
+	var p *call
+	if n := len(c.free); n > 0 {
+		p, c.free = c.free[n-1], c.free[:n-1]
+	} else {
+		p = &call{done: make(chan struct{}, 1)}
 	}
 	c.last++
 	c.calls[c.last] = p
-	return c.last, nil
+	return p, c.last, nil
+}
+
+// release takes the result out of a call that has been delivered.
+func (c *caller) release(p *call) (Response, error) {
+	resp, err := p.resp, p.err
+	p.resp, p.err = Response{}, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.free) < maxFree {
+		c.free = append(c.free, p)
+	}
+	return resp, err
 }
 
 // remove gives the call up, unless its response is being delivered already.
@@ -116,12 +137,11 @@ func (c *Conn) Call(ctx context.Context, r Request) (Response, error) {
 		h.remaining = uint64(max(left/time.Microsecond, 1))
 	}
 
-	p := callPool.Get().(*call)
-	var err error
-	if h.call, err = c.calls.add(p); err != nil {
-		callPool.Put(p)
+	p, id, err := c.calls.add()
+	if err != nil {
 		return Response{}, err
 	}
+	h.call = id
 	batch, queued := c.out.put(ctx.Done(), h, r.Target, r.Body)
 	if queued {
 		select {
@@ -137,7 +157,6 @@ func (c *Conn) Call(ctx context.Context, r Request) (Response, error) {
 	if queued {
 		c.out.post(header{kind: kindCancel, call: h.call})
 	}
-	callPool.Put(p)
 	if err := ctx.Err(); err != nil {
 		return Response{}, AsError(err)
 	}
@@ -146,9 +165,7 @@ func (c *Conn) Call(ctx context.Context, r Request) (Response, error) {
 
 // finish takes the result out of a call that was delivered.
 func (c *Conn) finish(p *call, batch uint64, queued bool) (Response, error) {
-	resp, err := p.resp, p.err
-	p.resp, p.err = Response{}, nil
-	callPool.Put(p)
+	resp, err := c.calls.release(p)
 	if err != errLost {
 		return resp, err
 	}

@@ -11,10 +11,14 @@ import (
 const (
 	maxQueue   = 256 << 10 // bytes from which on a new frame waits for room
 	maxRefused = 4096      // refusals that a peer may leave unread
-	keepBuffer = 64 << 10  // bytes of a buffer that is kept for the next batch
+	keepBuffer = 64 << 10  // bytes of a buffer that an idle connection may keep
+	poolBuffer = 512 << 10 // bytes of a larger buffer, which connections share
 )
 
 var errFlood = errors.New("peer floods requests and does not read the answers")
+
+// large holds buffers of poolBuffer bytes for the batches that need more than keepBuffer.
+var large = sync.Pool{New: func() any { b := make([]byte, 0, poolBuffer); return &b }}
 
 // queue collects frames and writes all that have come together in one go.
 type queue struct {
@@ -84,6 +88,9 @@ func (q *queue) refuse(call uint64, e *Error) error {
 func (q *queue) addLocked(h header, meta string, body []byte) {
 	h.meta = uint16(len(meta))
 	h.length = uint32(len(meta) + len(body))
+	if need := len(q.buf) + HeaderSize + int(h.length); need > cap(q.buf) && need > keepBuffer && need <= poolBuffer {
+		q.buf = append((*large.Get().(*[]byte))[:0], q.buf...)
+	}
 	q.buf = h.append(q.buf)
 	q.buf = append(q.buf, meta...)
 	q.buf = append(q.buf, body...)
@@ -143,27 +150,32 @@ func (q *queue) releaseLocked() {
 func (q *queue) run(w io.Writer) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for many := false; ; {
+	for {
 		for len(q.buf) == 0 && !q.closed {
 			q.wake.Wait()
 		}
 		if q.closed {
 			return nil
 		}
-		if many { // let the other callers join this batch
+		for n := 0; n < q.frames && len(q.buf) < maxQueue; { // let who is ready join this batch
+			n = q.frames
 			q.mu.Unlock()
 			runtime.Gosched()
 			q.mu.Lock()
 		}
 		b := q.buf
-		many = q.frames > 1
 		q.buf, q.frames, q.refused, q.busy = q.spare[:0], 0, 0, true
 		q.batch++
 		q.mu.Unlock()
 		_, err := w.Write(b)
 		q.mu.Lock()
-		if q.busy, q.spare = false, b[:0]; cap(b) > keepBuffer {
-			q.spare = nil
+		q.busy, q.spare = false, nil
+		switch {
+		case cap(b) <= keepBuffer:
+			q.spare = b[:0]
+		case cap(b) == poolBuffer:
+			shared := b // so that only here a header is allocated
+			large.Put(&shared)
 		}
 		q.releaseLocked()
 		if err != nil {
