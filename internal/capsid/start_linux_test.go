@@ -122,3 +122,24 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func BenchmarkStart(b *testing.B) {
+	path, err := victim()
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := New(Config{StateDir: b.TempDir()})
+	defer c.Close()
+	for _, iso := range []Isolation{Auto, None} {
+		b.Run(map[Isolation]string{Auto: "auto", None: "none"}[iso], func(b *testing.B) {
+			for b.Loop() {
+				p, err := c.Start(b.Context(), Spec{Path: path, Isolation: iso})
+				if err != nil {
+					b.Fatal(err)
+				}
+				_ = p.Wait()
+				p.Link().Close()
+			}
+		})
+	}
+}

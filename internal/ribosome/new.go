@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"text/template"
 
 	"cell.network/cell/internal/identity"
@@ -87,6 +88,10 @@ func render(c newCell) (map[string][]byte, error) {
 	return files, nil
 }
 
+// taken are the names that Go does not allow for a package that is imported, or
+// that main.go.tmpl uses for something else.
+var taken = []string{"main", "init", "cell", "context", "hello", "in"}
+
 // packageName makes a Go identifier of a cell's name that hides nothing which
 // the templates use.
 func packageName(n identity.Name) string {
@@ -100,7 +105,7 @@ func packageName(n identity.Name) string {
 	switch {
 	case s[0] >= '0' && s[0] <= '9':
 		return "cell" + s
-	case token.IsKeyword(s), types.Universe.Lookup(s) != nil, s == "main", s == "cell", s == "context":
+	case token.IsKeyword(s), types.Universe.Lookup(s) != nil, slices.Contains(taken, s):
 		return s + "cell"
 	}
 	return s
