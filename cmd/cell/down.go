@@ -32,17 +32,21 @@ waits until the node has gone. Where no node runs there is nothing to do.`,
 			if err := client.Down(ctx); err != nil && !errors.Is(err, node.ErrNotRunning) {
 				return err
 			}
+			h, err := a.home()
+			if err != nil {
+				return err
+			}
 			for {
-				again, err := a.dial()
-				if errors.Is(err, node.ErrNotRunning) {
+				gone, err := node.Gone(h)
+				if err != nil {
+					return err
+				}
+				if gone {
 					a.term.say("the node is down")
 					return nil
 				}
-				if err == nil {
-					again.Close()
-				}
 				select {
-				case <-time.After(50 * time.Millisecond): // nobody is left to tell when the process has gone
+				case <-time.After(20 * time.Millisecond): // the system tells nobody that a lock has gone
 				case <-ctx.Done():
 					if c.Context().Err() != nil {
 						return c.Context().Err()

@@ -99,8 +99,8 @@ func (a *app) event(e journal.Event) error {
 		at = t.Format("2006-01-02T15:04:05.000Z07:00")
 	}
 	line := fmt.Sprintf("%s  %-6d %-14s", clean(at), e.Seq, clean(string(e.Kind)))
-	if e.Cell != "" {
-		line += " " + clean(shortCell(e.Cell))
+	if cell := shortCell(e.Cell); cell != "" && !strings.Contains(e.Text, cell) {
+		line += " " + clean(cell)
 	}
 	line += " " + clean(e.Text)
 	if detail, err := json.Marshal(e.Data); err == nil && len(e.Data) > 0 && e.Text == "" {

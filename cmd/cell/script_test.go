@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 // testscript's own there are the commands
 //
 //	exits CODE cell …      runs it and wants this exit code
+//	waitup                 waits until the node answers
 //	fakenode DIR           answers on the control socket from the files in DIR
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -42,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":    exits,
 			"fakenode": fakeNode,
+			"waitup":   waitUp,
 		},
 	})
 }
@@ -61,6 +63,24 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func waitUp(ts *testscript.TestScript, neg bool, args []string) {
+	h, err := home.At(ts.Getenv("CELL_HOME"))
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := node.Dial(h)
+		if err == nil {
+			_, err = c.Status(context.Background())
+			c.Close()
+		}
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the node did not come up: %v", err)
+		}
 	}
 }
 

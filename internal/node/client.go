@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,6 +64,30 @@ func Dial(h home.Home) (*Client, error) {
 	conn.Close()
 	return c, nil
 }
+
+// Gone reports whether no node holds h any more. A node answers no longer some
+// time before it has let go of its home.
+func Gone(h home.Home) (bool, error) {
+	f, err := os.Open(filepath.Join(h.Runtime, lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open lock: %w", err)
+	}
+	defer f.Close()
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("try lock: %w", err)
+	}
+	return true, nil
+}
+
+// lockFile is the name of the file in home.Runtime that a node holds locked.
+const lockFile = "lock"
 
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
