@@ -238,13 +238,17 @@ func (h *Host) Dial(ctx context.Context, key identity.Key, addrs [][]byte) error
 	}
 	if good := h.parseAddrs(addrs); len(good) > 0 {
 		h.Peerstore().AddAddrs(id, good, peerstore.TempAddrTTL)
-		h.swarm.Backoff().Clear(id) // someone vouches for the addresses now: earlier failures say nothing
+		h.Redial(id) // someone vouches for the addresses now: earlier failures say nothing
 	}
 	if _, err := h.swarm.DialPeer(ctx, id); err != nil {
 		return fmt.Errorf("dial node %s: %w", key.Short(), err)
 	}
 	return nil
 }
+
+// Redial forgets that dials to a peer failed before, so that the next one is
+// tried at once.
+func (h *Host) Redial(id peer.ID) { h.swarm.Backoff().Clear(id) }
 
 func (h *Host) parseAddrs(raw [][]byte) []ma.Multiaddr {
 	var good []ma.Multiaddr

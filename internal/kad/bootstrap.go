@@ -1,0 +1,218 @@
+package kad
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+)
+
+// How peers are met.
+const (
+	fewPeers     = 8 // below, the bootstrap peers are dialled again and again
+	meetMany     = 16
+	meetFew      = 2 // remembered peers that are dialled now and then: so that the halves of a cut network meet again
+	meetAtOnce   = 8 // dials under way
+	meetTimeout  = 5 * time.Second
+	backoffFirst = time.Second      // an empty table is tried to fill after this
+	backoffLast  = time.Minute      // and then at twice the time, up to this
+	meetEvery    = 30 * time.Second // where the table is not empty
+	maxResolved  = 32               // addresses taken from one name
+)
+
+// parseSeed reads a bootstrap address: /ip4/…/udp/…/quic-v1/p2p/… or a name
+// under which DNS has such.
+func parseSeed(s string) (ma.Multiaddr, error) {
+	a, err := ma.NewMultiaddr(s)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap address %q: %w", s, err)
+	}
+	if madns.Matches(a) {
+		return a, nil
+	}
+	if _, err := peer.AddrInfoFromP2pAddr(a); err != nil {
+		return nil, fmt.Errorf("bootstrap address %q must end with /p2p/ and the peer's id: %w", s, err)
+	}
+	return a, nil
+}
+
+// AddPeers tells the node of peers that others found, such as those on the LAN.
+// They are dialled in the background and enter the routing table if they serve.
+func (k *Kad) AddPeers(peers []peer.AddrInfo) {
+	if len(peers) > meetMany {
+		peers = peers[:meetMany]
+	}
+	if k.begin() {
+		go func() {
+			defer k.tasks.Done()
+			k.meet(peers)
+		}()
+	}
+}
+
+// Bootstrap waits until the routing table holds a peer. The dialling goes on
+// without it. When ctx ends first the error wraps [ErrNoPeers].
+func (k *Kad) Bootstrap(ctx context.Context) error {
+	k.wake()
+	for {
+		changed := k.table.wait()
+		if k.Size() > 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("bootstrap: %w: %w", ErrNoPeers, context.Cause(ctx))
+		case <-k.ctx.Done():
+			return fmt.Errorf("bootstrap: %w: closed", ErrNoPeers)
+		}
+	}
+}
+
+// wake makes the loop below look at once.
+func (k *Kad) wake() {
+	select {
+	case k.kick <- struct{}{}:
+	default:
+	}
+}
+
+// keepPeers fills the routing table while it is small, remembers who is in it,
+// and now and then meets those who no longer are.
+func (k *Kad) keepPeers() {
+	backoff := backoffFirst
+	for {
+		was := k.Size()
+		if was < fewPeers {
+			k.meetAll()
+		} else {
+			k.meet(k.book.pick(meetFew, time.Now(), k.met))
+		}
+		k.remember()
+		wait := meetEvery
+		if k.Size() > 0 {
+			backoff = backoffFirst
+		} else {
+			wait, backoff = backoff, min(2*backoff, backoffLast)
+		}
+		if !k.pause(wait+rand.N(wait/4+1), k.Size() > 0) {
+			return
+		}
+	}
+}
+
+// pause waits for the time, a call of wake or, where full says that the table
+// was not empty, its getting so. It reports false when the node closes.
+func (k *Kad) pause(wait time.Duration, full bool) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	for {
+		changed := k.table.wait()
+		if full && k.Size() == 0 {
+			return true
+		}
+		select {
+		case <-k.ctx.Done():
+			return false
+		case <-t.C:
+			return true
+		case <-k.kick:
+			return true
+		case <-changed:
+		}
+	}
+}
+
+// met reports whether there is nothing to gain from dialling a peer.
+func (k *Kad) met(p peer.ID) bool {
+	return p == k.host.ID() || k.host.Network().Connectedness(p) == network.Connected
+}
+
+// meetAll races all ways into the network: names, addresses, remembered peers.
+func (k *Kad) meetAll() {
+	var all sync.WaitGroup
+	for _, s := range k.conf.Bootstrap {
+		all.Go(func() {
+			seeds, err := k.seed(s)
+			if err != nil {
+				k.conf.Log.Debug("bootstrap address gave nothing", "addr", s, "err", err)
+			}
+			k.meet(seeds)
+		})
+	}
+	all.Go(func() { k.meet(k.book.pick(meetMany, time.Now(), k.met)) })
+	all.Wait()
+}
+
+// seed returns the peers behind a bootstrap address.
+func (k *Kad) seed(s string) ([]peer.AddrInfo, error) {
+	a, err := parseSeed(s)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(k.ctx, meetTimeout)
+	defer cancel()
+	found := []ma.Multiaddr{a}
+	for range 2 { // a name may lead to one more
+		var next []ma.Multiaddr
+		for _, a := range found {
+			if !madns.Matches(a) {
+				next = append(next, a)
+				continue
+			}
+			r, e := k.conf.Resolve(ctx, a)
+			next, err = append(next, r...), errors.Join(err, e)
+		}
+		found = next[:min(len(next), maxResolved)]
+	}
+	var peers []ma.Multiaddr
+	for _, a := range found {
+		if _, e := peer.AddrInfoFromP2pAddr(a); e == nil && !madns.Matches(a) {
+			peers = append(peers, a)
+		}
+	}
+	infos, e := peer.AddrInfosFromP2pAddrs(peers...)
+	return infos, errors.Join(err, e)
+}
+
+// meet dials peers, a few at a time, and returns when all have been tried.
+func (k *Kad) meet(peers []peer.AddrInfo) {
+	var all sync.WaitGroup
+	slots := make(chan struct{}, meetAtOnce)
+	for _, p := range peers {
+		if k.met(p.ID) {
+			continue
+		}
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(k.ctx, meetTimeout)
+			defer cancel()
+			k.host.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.TempAddrTTL)
+			k.host.Redial(p.ID)
+			if err := k.host.Connect(ctx, p); err != nil {
+				k.conf.Log.Debug("peer does not answer", "peer", p.ID, "err", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// remember writes down who is in the routing table.
+func (k *Kad) remember() {
+	now := time.Now()
+	for _, p := range k.dht.RoutingTable().ListPeers() {
+		k.book.note(k.host.Peerstore().PeerInfo(p), now)
+	}
+	if err := k.book.save(); err != nil {
+		k.conf.Log.Warn("peers are not remembered", "err", err)
+	}
+}

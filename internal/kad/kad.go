@@ -1,0 +1,300 @@
+// Package kad finds and stores leases on the nodes closest to a cell's key, in a
+// Kademlia network over libp2p.
+//
+// The routing table and its upkeep are those of go-libp2p-kad-dht under the
+// prefix /cell/<16 hex of the network id>; lookups and leases are ours. Distance
+// is XOR between a cell's [identity.NameKey] and SHA-256 of a peer's id.
+//
+// Protocol /cell/<16 hex>/lease/1: one request and one answer a stream, each
+//
+//	4 bytes   length of what follows, big endian
+//	n bytes   one CBOR map with small integers as keys; unknown keys are ignored
+//
+//	request, at most [MaxRequest] bytes
+//	  1  uint      op: 1 near, 2 get, 3 put
+//	  2  bytes 32  key
+//	  3  bytes     put: the lease's record, at most record.MaxLeaseSize
+//	answer, at most [MaxAnswer] bytes
+//	  1  uint      0 ok · 1 refused, 5 says why · 2 busy, ask another
+//	  2  [bytes]   get: leases and tombstones under the key, at most [MaxLeases]
+//	  3  [{1: bytes 32, 2: [bytes]}]  near and get: node key and binary multiaddrs
+//	               of the closest peers known, at most [MaxCloser], each with at
+//	               most [MaxCloserAddrs] addresses
+//	  5  text      why a put was refused, one word of record.Reason or of this package
+//
+// A holder verifies what it stores and a finder what it is told: nobody's word
+// is taken for a lease. A holder counts a lease's TTL from receipt and keeps
+// tombstones for as long as what they withdraw could be replayed.
+package kad
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"cell.network/cell/internal/host"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+)
+
+// Sizes of the network's redundancy.
+const (
+	Replicas = 12 // nodes that hold a lease
+	Quorum   = 8  // closest nodes that must have answered before a Find ends
+)
+
+var (
+	// ErrNoPeers says that the routing table is empty: this node knows nobody.
+	ErrNoPeers = errors.New("no peers")
+	// ErrUnreachable says that no peer in the routing table answered.
+	ErrUnreachable = errors.New("no peer answered")
+	// ErrRefused says that the closest peers answered and none of them stored the lease.
+	ErrRefused = errors.New("lease refused")
+)
+
+// Mode is whether a node holds leases and answers for others.
+type Mode string
+
+// The modes of a node. Auto is server on private networks; on the public one
+// it is server while peers can reach the node, as AutoNAT finds.
+const (
+	ModeAuto   Mode = "auto"
+	ModeServer Mode = "server"
+	ModeClient Mode = "client"
+)
+
+// Config is how a node takes part. Only Network is required.
+type Config struct {
+	Network identity.Network
+
+	Mode Mode // default: ModeAuto
+
+	// Bootstrap are multiaddrs with /p2p of nodes to begin with, or /dnsaddr
+	// names to look such up under. They are dialled in the background, and again
+	// with back-off for as long as the routing table is small.
+	Bootstrap []string
+
+	// PeersFile keeps peers from one run to the next. Default: none.
+	PeersFile string
+
+	// Resolve looks up /dnsaddr names. Default: the system's DNS.
+	Resolve func(context.Context, ma.Multiaddr) ([]ma.Multiaddr, error)
+
+	// OnRefused is told a word for everything that is refused: leases, requests,
+	// answers. It must not block. Default: nobody is told; see Stats.
+	OnRefused func(reason string)
+
+	Log *slog.Logger // default: silent
+
+	still bool // tests: the routing table is left alone
+}
+
+// Kad is a node's part in the network. It is safe for concurrent use.
+type Kad struct {
+	conf  Config
+	host  *host.Host
+	net   identity.NetworkID
+	self  distance // place of this node
+	proto protocol.ID
+	dht   *dht.IpfsDHT
+	table *table
+	store *store
+	book  *book
+	rate  rates
+	seen  record.Floor // what was found and held
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	kick   chan struct{} // wakes the bootstrap loop
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	refused map[string]uint64
+	holders map[identity.NameKey]holding
+}
+
+// New joins a network: it starts to serve, to dial the bootstrap peers and to
+// keep its routing table, and does not wait for any of it. Close it before h.
+func New(h *host.Host, c Config) (*Kad, error) {
+	mode, err := c.fill(h)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kad{
+		conf: c, host: h, net: c.Network.ID(), self: placeOf(h.ID()), proto: host.Protocol(c.Network, "lease/1"),
+		table: newTable(h), store: newStore(), kick: make(chan struct{}, 1),
+		refused: make(map[string]uint64), holders: make(map[identity.NameKey]holding),
+	}
+	if k.book, err = openBook(c.PeersFile); err != nil {
+		c.Log.Info("starting without cached peers", "err", err)
+	}
+	opts := []dht.Option{
+		dht.Mode(mode), dht.ProtocolPrefix(host.Prefix(c.Network)), dht.DisableProviders(), dht.DisableValues(),
+		dht.AddressFilter(func(addrs []ma.Multiaddr) []ma.Multiaddr { return host.Publishable(c.Network, addrs) }),
+	}
+	if c.still {
+		opts = append(opts, dht.DisableAutoRefresh())
+	}
+	if k.dht, err = dht.New(k.table, opts...); err != nil {
+		return nil, fmt.Errorf("join network: %w", err)
+	}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	h.SetStreamHandler(k.proto, k.serve)
+	k.tasks.Go(k.keepStore)
+	if !c.still {
+		k.tasks.Go(k.keepPeers)
+	}
+	return k, nil
+}
+
+func (c *Config) fill(h *host.Host) (dht.ModeOpt, error) {
+	if c.Network != h.NetworkName() {
+		return 0, fmt.Errorf("join network: the host is of network %q, not %q", h.NetworkName(), c.Network)
+	}
+	for _, s := range c.Bootstrap {
+		if _, err := parseSeed(s); err != nil {
+			return 0, fmt.Errorf("join network: %w", err)
+		}
+	}
+	if c.Resolve == nil {
+		c.Resolve = madns.DefaultResolver.Resolve
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Mode == ModeServer, (c.Mode == ModeAuto || c.Mode == "") && c.Network.Private():
+		return dht.ModeServer, nil
+	case c.Mode == ModeClient:
+		return dht.ModeClient, nil
+	case c.Mode == ModeAuto || c.Mode == "":
+		return dht.ModeAuto, nil
+	}
+	return 0, fmt.Errorf("join network: unknown mode %q; it is one of auto, server, client", c.Mode)
+}
+
+// Size returns how many peers the routing table holds.
+func (k *Kad) Size() int { return k.dht.RoutingTable().Size() }
+
+// Serving reports whether this node answers lookups of others now.
+func (k *Kad) Serving() bool {
+	return slices.Contains(k.host.Mux().Protocols(), host.Prefix(k.conf.Network)+"/kad/1.0.0")
+}
+
+// Held returns how many leases and tombstones of others and its own this node
+// holds, and their size in bytes.
+func (k *Kad) Held() (records, bytes int) { return k.store.size() }
+
+// Stats returns how much was refused, by reason.
+func (k *Kad) Stats() map[string]uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.refused)
+}
+
+func (k *Kad) refuse(reason string) {
+	k.mu.Lock()
+	k.refused[reason]++
+	k.mu.Unlock()
+	if k.conf.OnRefused != nil {
+		k.conf.OnRefused(reason)
+	}
+}
+
+// Reasons of this package; those of leases are the words of [record.Reason].
+const (
+	reasonRequest = "request" // a request that is none, or came too slowly
+	reasonAnswer  = "answer"  // an answer that is none
+	reasonRate    = "rate"    // too many requests from one source
+	reasonKey     = "key"     // a lease under another cell's key
+	reasonAddress = "address" // a lease without an address that may be dialled
+	reasonFar     = "far"     // a lease for nodes much closer than this one
+	reasonFull    = "full"    // no room under the key or at all
+	reasonQuota   = "quota"   // no more room for this source
+)
+
+// admit verifies a lease for key, whoever sent it, and raises the floor to it.
+func (k *Kad) admit(raw []byte, key identity.NameKey, now time.Time) (l record.Lease, reason string) {
+	l, err := record.OpenLease(raw, k.net, now)
+	switch {
+	case err != nil:
+		return l, record.Reason(err)
+	case l.Cell.Key(k.net) != key:
+		return l, reasonKey
+	case !l.Tombstone() && !slices.ContainsFunc(l.Addrs, k.dialable):
+		return l, reasonAddress
+	}
+	if _, err := k.seen.Admit(l); err != nil {
+		return l, record.Reason(err)
+	}
+	return l, ""
+}
+
+func (k *Kad) dialable(raw []byte) bool {
+	a, err := ma.NewMultiaddrBytes(raw)
+	return err == nil && host.Dialable(k.conf.Network, a)
+}
+
+// nearest returns the peers in the routing table that are closest to key.
+func (k *Kad) nearest(key identity.NameKey, n int) []peer.ID {
+	return k.dht.RoutingTable().NearestPeers(kb.ID(key[:]), n)
+}
+
+// sweepEvery is how often expired leases are thrown away.
+const sweepEvery = 30 * time.Second
+
+func (k *Kad) keepStore() {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			k.store.sweep(time.Now())
+			k.forgetHolders(time.Now())
+		case <-k.ctx.Done():
+			return
+		}
+	}
+}
+
+// Close leaves the network, saves the peers file and waits for the goroutines.
+func (k *Kad) Close() error {
+	k.mu.Lock()
+	again := k.closed
+	k.closed = true
+	k.mu.Unlock()
+	if again {
+		k.tasks.Wait()
+		return nil
+	}
+	k.host.RemoveStreamHandler(k.proto)
+	if !k.conf.still {
+		k.remember()
+	}
+	k.cancel()
+	k.tasks.Wait()
+	return errors.Join(k.dht.Close(), k.book.save())
+}
+
+// begin counts a task that Close waits for with tasks.Done at its end. It
+// reports false where the node is closing.
+func (k *Kad) begin() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.closed {
+		k.tasks.Add(1)
+	}
+	return !k.closed
+}
