@@ -104,6 +104,26 @@ func TestStartErrors(t *testing.T) {
 	})
 }
 
+// TestPrivateFolder starts a program from where only the node's user may look,
+// as a build cache is; in the sandbox of root's node it is somebody else who runs it.
+func TestPrivateFolder(t *testing.T) {
+	b, err := os.ReadFile(victimPath(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "private")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "victim")
+	if err := os.WriteFile(path, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(t, newCapsid(t), Spec{Path: path}).Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestManyAtOnce(t *testing.T) {
 	c := newCapsid(t)
 	var wg sync.WaitGroup
