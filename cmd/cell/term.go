@@ -38,8 +38,12 @@ type terminal struct {
 
 func newTerminal(out, err io.Writer, getenv func(string) string) *terminal {
 	t := &terminal{out: out, err: err, outTTY: isTTY(out), errTTY: isTTY(err)}
-	t.colour = t.errTTY && getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"
+	t.colour = t.errTTY && wantsColour(getenv)
 	return t
+}
+
+func wantsColour(getenv func(string) string) bool {
+	return getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"
 }
 
 func isTTY(w io.Writer) bool {
