@@ -34,6 +34,8 @@ The token holds no secret and is of use to that machine only.`,
 				if err := s.Set("network", network, "flag --network"); err != nil {
 					return usage(c, "--network: %v", err)
 				}
+			} else if err := a.sameNetwork(c, &s); err != nil {
+				return err
 			}
 			if record.IsToken(args[0]) {
 				return a.join(c, h, s, args[0])
@@ -45,9 +47,27 @@ The token holds no secret and is of use to that machine only.`,
 			return a.admit(h, s.Network, k)
 		},
 	}
-	c.Flags().StringVar(&network, "network", string(identity.Public), "network in which it is admitted")
+	c.Flags().StringVar(&network, "network", "", "network in which it is admitted (default that of the node that runs here, else of the settings)")
 	a.jsonFlag(c, `print {"token":…}, or what was taken from it`)
 	return c
+}
+
+// sameNetwork takes the network of the node that runs here, which a flag of
+// cell up may have chosen.
+func (a *app) sameNetwork(c *cobra.Command, s *node.Settings) error {
+	client, err := a.dial()
+	if errors.Is(err, node.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	status, err := client.Status(c.Context())
+	if err != nil {
+		return err
+	}
+	return s.Set("network", string(status.Network), "the node")
 }
 
 // admit certifies a node with this machine's colony key.

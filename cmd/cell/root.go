@@ -94,9 +94,20 @@ Nothing is reported to anybody.`,
 	root.SetFlagErrorFunc(a.badFlag)
 	root.Version = node.Version()
 	root.SetVersionTemplate("cell {{.Version}}\n")
-	root.SetHelpCommandGroupID("look")
+	root.SetHelpCommand(&cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Explain a command",
+		GroupID: "look",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return noSuchCommand(c, rest)
+			}
+			return c.Help()
+		},
+	})
 	for i, commands := range [][]*cobra.Command{ // as in groups
-		{a.initCmd(), a.upCmd(), a.downCmd()},
+		{a.initCmd(), a.upCmd(), a.downCmd(), a.demoCmd()},
 		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd()},
 		{a.eventsCmd(), a.lookupCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
 		{a.admitCmd(), a.trustCmd(), a.configCmd(), a.completionCmd(), a.versionCmd()},
