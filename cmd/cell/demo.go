@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"cell.network/cell/internal/node"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) demoCmd() *cobra.Command {
+	var sabotage int
+	var keep bool
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Show the whole of it on this machine, and check every claim",
+		Long: `Starts three nodes as processes of their own on the loopback interface, runs a
+cell on the first, finds and calls it from the others, kills it, and runs it
+again. Each step checks what it claims: the exit code is 0 only if all held.
+
+Nothing is left behind, and nothing but a cache of compiled packages is kept.
+--break N sabotages step N, to show that the demo can fail.`,
+		Example: "  cell demo\n  cell demo --break 4",
+		Args:    takes(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if c.Flags().Changed("break") && (sabotage < 1 || sabotage > len(demoSteps)) {
+				return usage(c, "there is no step %d to break: the demo has %d", sabotage, len(demoSteps))
+			}
+			d, err := newDemo(a, sabotage)
+			if err != nil {
+				return err
+			}
+			err = d.run(c.Context())
+			return errors.Join(err, d.close(keep))
+		},
+	}
+	c.Flags().IntVar(&sabotage, "break", 0, "sabotage step `N`")
+	c.Flags().BoolVar(&keep, "keep", false, "keep the nodes' homes and say where they are")
+	a.jsonFlag(c, "print a JSON object per step")
+	return c
+}
+
+// demoStep is one claim of the demo: run makes it true and checks it.
+type demoStep struct {
+	title string
+	limit time.Duration // after which it has failed
+	run   func(context.Context, *demo) (evidence string, err error)
+}
+
+// demo is one run of it. Nodes a and b share the LAN tier; c is cut off from
+// it and knows b's address only.
+type demo struct {
+	app     *app
+	dir     string
+	broken  int // step to sabotage, or 0
+	step    int // that runs, from 1
+	network string
+	lanPort int
+	a, b, c *demoNode
+	source  string // of the cell
+	ref     string // greeter@z6Mk…, as others name it
+	replica string
+}
+
+// demoResult is what --json prints of a step.
+type demoResult struct {
+	Step     int     `json:"step"`
+	Title    string  `json:"title"`
+	OK       bool    `json:"ok"`
+	Evidence string  `json:"evidence,omitempty"`
+	Error    string  `json:"error,omitempty"`
+	TookMS   float64 `json:"took_ms"`
+}
+
+func newDemo(a *app, broken int) (*demo, error) {
+	dir, err := os.MkdirTemp("", "cell-demo-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder for the demo: %w", err)
+	}
+	port, err := freeUDPPort()
+	if err != nil {
+		return nil, err
+	}
+	return &demo{app: a, dir: dir, broken: broken, network: "demo-" + strconv.Itoa(os.Getpid()), lanPort: port}, nil
+}
+
+// breaks reports whether the step that runs is to be sabotaged.
+func (d *demo) breaks() bool { return d.step == d.broken }
+
+// will reports whether a later step is to be sabotaged, by preparing it now.
+func (d *demo) will(step int) bool { return d.broken == step }
+
+func (d *demo) run(ctx context.Context) error {
+	begin := time.Now()
+	for i, s := range demoSteps {
+		d.step = i + 1
+		stepCtx, cancel := context.WithTimeout(ctx, s.limit)
+		start := time.Now()
+		evidence, err := s.run(stepCtx, d)
+		took := time.Since(start)
+		if err != nil && stepCtx.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("not within %s: %w", duration(s.limit), err)
+		}
+		cancel()
+		d.report(demoResult{Step: d.step, Title: s.title, OK: err == nil, Evidence: evidence, Error: text(err), TookMS: float64(took.Microseconds()) / 1000})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			e := describe(err)
+			return node.NewError(node.CodeFailed, fmt.Sprintf("step %d (%s) failed: %s", d.step, s.title, e.Message), e.Hint)
+		}
+	}
+	if !d.app.json {
+		d.app.term.print("all %d steps held, in %s\n", len(demoSteps), duration(time.Since(begin)))
+	}
+	return nil
+}
+
+func (d *demo) report(r demoResult) {
+	if d.app.json {
+		_ = d.app.term.json(r)
+		return
+	}
+	mark := "✓"
+	if !r.OK {
+		mark = "✗"
+	}
+	d.app.term.print("%s %d  %-52s %8s\n", mark, r.Step, r.Title, duration(millis(r.TookMS)))
+	if r.Evidence != "" {
+		d.app.term.print("     %s\n", clean(r.Evidence))
+	}
+}
+
+// progress tells a person that waits what is going on.
+func (d *demo) progress(p node.Progress) {
+	if d.app.term.errTTY && p.TookMS == 0 && p.Text != "" {
+		d.app.term.say("     %s", clean(p.Text))
+	}
+}
+
+func (d *demo) close(keep bool) error {
+	var errs []error
+	for _, n := range []*demoNode{d.c, d.b, d.a} {
+		if n != nil {
+			errs = append(errs, n.stop())
+		}
+	}
+	if keep {
+		d.app.term.say("the nodes' homes are kept in %s", d.dir)
+		return errors.Join(errs...)
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		errs = append(errs, fmt.Errorf("remove the demo's folder: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/node"
+)
+
+// What a call may take to fail once the only replica is dead.
+const (
+	failNear = time.Second     // on its own node, and on the same LAN
+	failFar  = 3 * time.Second // for a node that knows it through the DHT only
+)
+
+// The steps of the demo. The manual of --break counts them from 1.
+var demoSteps = []demoStep{
+	{"three nodes start, each a process with its own home", 20 * time.Second, demoStart},
+	{"a cell is made, built and runs on node a", 3 * time.Minute, demoRun},
+	{"node b finds it on the local network and calls it", 15 * time.Second, demoLAN},
+	{"node c, off the LAN, finds it through the DHT and calls it", 20 * time.Second, demoDHT},
+	{"the replica is killed: calls fail fast, with a hint", 20 * time.Second, demoKill},
+	{"it runs again, and all three calls succeed", time.Minute, demoAgain},
+}
+
+func demoStart(ctx context.Context, d *demo) (string, error) {
+	if err := d.shareBuildCache(); err != nil {
+		return "", err
+	}
+	if d.breaks() { // a key that others can read must keep a node from starting
+		h, err := home.At(filepath.Join(d.dir, "b"))
+		if err == nil {
+			err = h.Make()
+		}
+		if err == nil {
+			err = os.WriteFile(h.Key("node"), nil, 0o644)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	var err error
+	if d.a, err = d.startNode(ctx, "a", "--lan-port", strconv.Itoa(d.lanPort)); err != nil {
+		return "", err
+	}
+	lanB := d.lanPort
+	if d.will(3) { // b listens where nobody speaks
+		if lanB, err = freeUDPPort(); err != nil {
+			return "", err
+		}
+	}
+	flags := []string{"--lan-port", strconv.Itoa(lanB)}
+	note := "multicast on loopback"
+	if !d.a.status.LAN.OK {
+		note = "this host refuses multicast (" + d.a.status.LAN.Note + "): announcements are sent directly"
+		if !d.will(3) {
+			flags = append(flags, "--lan-directed", net.JoinHostPort("127.0.0.1", strconv.Itoa(d.lanPort)))
+		}
+	}
+	if d.b, err = d.startNode(ctx, "b", flags...); err != nil {
+		return "", err
+	}
+	if len(d.b.status.Listen) == 0 {
+		return "", errors.New("node b listens nowhere")
+	}
+	entry := d.b.status.Listen[0]
+	if d.will(4) { // c knows an address at which nobody is
+		port, err := freeUDPPort()
+		if err != nil {
+			return "", err
+		}
+		_, id, _ := strings.Cut(entry, "/p2p/")
+		entry = fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1/p2p/%s", port, id)
+	}
+	if d.c, err = d.startNode(ctx, "c", "--no-lan", "--bootstrap", entry); err != nil {
+		return "", err
+	}
+	return note + "; c knows " + entry, nil
+}
+
+func demoRun(ctx context.Context, d *demo) (string, error) {
+	d.source = filepath.Join(d.dir, "greeter")
+	if got, err := d.a.cell(ctx, "new", filepath.Base(d.source)); err != nil || got.exit != 0 {
+		return "", failed("cell new", got, err)
+	}
+	if d.breaks() {
+		if err := os.WriteFile(filepath.Join(d.source, "broken.go"), []byte("package greeter\n\nfunc broken( {}\n"), 0o644); err != nil {
+			return "", err
+		}
+	}
+	after := d.a.last(ctx)
+	replica, err := d.a.client.Run(ctx, d.source, d.progress)
+	if err != nil {
+		return "", err
+	}
+	d.ref, d.replica = replica.Cell, replica.ID
+	// C finds the cell through the DHT, so the DHT has to hold it.
+	held, err := d.a.wait(ctx, after, func(e journal.Event) bool {
+		return e.Kind == journal.Announce && e.Data["phase"] == "held"
+	})
+	if err != nil {
+		return "", err
+	}
+	got, err := d.a.greet(ctx, "greeter")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s says %q; announced: %s", d.replica, got, held.Text), nil
+}
+
+func demoLAN(ctx context.Context, d *demo) (string, error) { return d.find(ctx, d.b, "lan") }
+
+func demoDHT(ctx context.Context, d *demo) (string, error) {
+	if len(d.c.status.LAN.Interfaces) > 0 {
+		return "", errors.New("node c is on the LAN tier, which proves nothing")
+	}
+	return d.find(ctx, d.c, "dht")
+}
+
+// find looks the cell up from n, wants the answer from a tier, and calls it.
+func (d *demo) find(ctx context.Context, n *demoNode, tier string) (string, error) {
+	for {
+		var seen []string
+		for f, err := range n.client.Lookup(ctx, d.ref) {
+			if err != nil {
+				seen = append(seen, err.Error())
+				break
+			}
+			if f.Node != d.a.status.Node {
+				return "", fmt.Errorf("found %s, which is not node a", f.Node)
+			}
+			from, err := n.learnt(ctx, d.ref)
+			if err != nil {
+				return "", err
+			}
+			if from == tier {
+				got, err := n.greet(ctx, d.ref)
+				if err != nil {
+					return "", err
+				}
+				return fmt.Sprintf("found by the %s tier in %s; it says %q", tier, duration(millis(f.TookMS)), got), nil
+			}
+			seen = append(seen, "learnt from "+from)
+		}
+		// Nothing yet: look again as soon as the node has learnt something new.
+		after := n.last(ctx)
+		if _, err := n.wait(ctx, after, func(journal.Event) bool { return true }); err != nil {
+			return "", fmt.Errorf("node %s did not find it by the %s tier (%s): %w", n.name, tier, strings.Join(seen, "; "), err)
+		}
+	}
+}
+
+// learnt returns the tier from which the node first heard of the cell.
+func (n *demoNode) learnt(ctx context.Context, ref string) (string, error) {
+	peers, err := n.client.Peers(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range peers {
+		if p.Cells > 0 && len(p.Tiers) > 0 {
+			for _, t := range []string{"lan", "dht"} {
+				for _, have := range p.Tiers {
+					if have == t {
+						return t, nil
+					}
+				}
+			}
+		}
+	}
+	return "", fmt.Errorf("node %s does not say where it learnt of %s", n.name, ref)
+}
+
+func demoKill(ctx context.Context, d *demo) (string, error) {
+	after := d.a.last(ctx)
+	if !d.breaks() {
+		if err := d.a.client.Kill(ctx, d.replica); err != nil {
+			return "", err
+		}
+		if _, err := d.a.wait(ctx, after, func(e journal.Event) bool { return e.Kind == journal.Exit }); err != nil {
+			return "", err
+		}
+	}
+	var times []string
+	for _, c := range []struct {
+		node  *demoNode
+		ref   string
+		limit time.Duration
+	}{{d.a, "greeter", failNear}, {d.b, d.ref, failNear}, {d.c, d.ref, failFar}} {
+		got, err := c.node.cell(ctx, "call", c.ref+"/hello", `{"Name":"Ada"}`)
+		if err != nil {
+			return "", err
+		}
+		switch {
+		case got.exit != node.ExitNotFound:
+			return "", fmt.Errorf("on node %s the call ended with exit code %d, not %d: %s%s", c.node.name, got.exit, node.ExitNotFound, got.stdout, got.stderr)
+		case !strings.Contains(got.stderr, "cell: hint: "):
+			return "", fmt.Errorf("on node %s the error gives no hint: %s", c.node.name, got.stderr)
+		case got.took > c.limit:
+			return "", fmt.Errorf("on node %s the call took %s to fail, more than %s", c.node.name, duration(got.took), duration(c.limit))
+		}
+		times = append(times, fmt.Sprintf("%s %s", c.node.name, duration(got.took)))
+	}
+	return "exit code 3 on all: " + strings.Join(times, ", "), nil
+}
+
+func demoAgain(ctx context.Context, d *demo) (string, error) {
+	if d.breaks() {
+		if err := os.RemoveAll(d.source); err != nil {
+			return "", err
+		}
+	}
+	after := d.a.last(ctx)
+	if _, err := d.a.client.Run(ctx, d.source, d.progress); err != nil {
+		return "", err
+	}
+	if _, err := d.a.wait(ctx, after, func(e journal.Event) bool {
+		return e.Kind == journal.Announce && e.Data["phase"] == "held"
+	}); err != nil {
+		return "", err
+	}
+	var said []string
+	for _, c := range []struct {
+		node *demoNode
+		ref  string
+	}{{d.a, "greeter"}, {d.b, d.ref}, {d.c, d.ref}} {
+		begin := time.Now()
+		if _, err := c.node.greetSoon(ctx, c.ref); err != nil {
+			return "", err
+		}
+		said = append(said, fmt.Sprintf("%s after %s", c.node.name, duration(time.Since(begin))))
+	}
+	return "answered: " + strings.Join(said, ", "), nil
+}
+
+// greet calls the cell as a user would and checks what it says.
+func (n *demoNode) greet(ctx context.Context, ref string) (string, error) {
+	got, err := n.cell(ctx, "call", ref+"/hello", `{"Name":"Ada"}`)
+	if err != nil || got.exit != 0 {
+		return "", failed("cell call on node "+n.name, got, err)
+	}
+	if !strings.Contains(got.stdout, "hello Ada") {
+		return "", fmt.Errorf("cell call on node %s printed %q", n.name, got.stdout)
+	}
+	return "hello Ada", nil
+}
+
+// greetSoon calls until the node has heard that the cell is back.
+func (n *demoNode) greetSoon(ctx context.Context, ref string) (string, error) {
+	for {
+		after := n.last(ctx)
+		got, err := n.greet(ctx, ref)
+		if err == nil || ctx.Err() != nil {
+			return got, err
+		}
+		// A call that fails journals its search; the next try follows the next news.
+		if _, werr := n.wait(ctx, after, func(journal.Event) bool { return true }); werr != nil {
+			return "", errors.Join(err, werr)
+		}
+	}
+}
+
+// failed makes an error of a command that did not do what it should.
+func failed(what string, got outcome, err error) error {
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s ended with exit code %d: %s", what, got.exit, got.stderr)
+}
+
+// shareBuildCache lets node a use the compiled packages of earlier demos and of
+// this user's own node: the standard library takes a while to compile.
+func (d *demo) shareBuildCache() error {
+	mine, err := home.Locate(os.Getenv)
+	if err != nil {
+		return err
+	}
+	packages := filepath.Join("build", "go")
+	cache := filepath.Join(mine.Cache, packages)
+	a, err := home.At(filepath.Join(d.dir, "a"))
+	if err == nil {
+		err = a.Make()
+	}
+	for _, dir := range []string{cache, filepath.Join(a.Cache, "build")} {
+		if err == nil {
+			err = os.MkdirAll(dir, 0o700)
+		}
+	}
+	if err == nil {
+		err = os.Symlink(cache, filepath.Join(a.Cache, packages))
+	}
+	if err != nil {
+		return fmt.Errorf("share the build cache: %w", err)
+	}
+	return nil
+}
