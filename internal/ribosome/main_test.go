@@ -10,11 +10,15 @@ import (
 	"sync"
 	"testing"
 
+	"cell.network/cell/internal/capsid"
 	"cell.network/cell/internal/identity"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	capsid.Init()
+	goleak.VerifyTestMain(m)
+}
 
 // goCache is the compiled standard library of whoever runs the tests; with
 // caches of their own, tests would compile it anew each time.
