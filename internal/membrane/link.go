@@ -101,6 +101,25 @@ func LinkFromFD(fd uintptr) (Link, error) {
 	return newFDLink(unix, MaxEnds), nil
 }
 
+// IsLink reports whether descriptor fd can be a replica's side of a link: one
+// of a pair of Unix stream sockets. It changes nothing.
+func IsLink(fd uintptr) bool {
+	kind, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_TYPE)
+	if err != nil || kind != syscall.SOCK_STREAM {
+		return false
+	}
+	name, err := syscall.Getsockname(int(fd))
+	if err != nil {
+		return false
+	}
+	unix, ok := name.(*syscall.SockaddrUnix)
+	if !ok || unix.Name != "" { // a pair has no name, unlike a listener
+		return false
+	}
+	_, err = syscall.Getpeername(int(fd))
+	return err == nil
+}
+
 func newFDLink(conn *net.UnixConn, maxEnds int) *fdLink {
 	l := &fdLink{conn: conn, maxEnds: maxEnds}
 	if maxEnds > 0 {
