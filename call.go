@@ -120,11 +120,10 @@ func (s *synapse) contact(ctx context.Context, cell string) (*contact, error) {
 func (s *synapse) open(c *contact, cell string, dial func(ctx context.Context, cell string) (*frame.Conn, error)) {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	c.conn, c.err = dial(ctx, cell)
-	close(c.ready)
-	if c.err != nil {
+	if c.conn, c.err = dial(ctx, cell); c.err != nil {
 		s.forget(cell, c)
 	}
+	close(c.ready)
 }
 
 // dead reports whether the connection has been made and has ended.

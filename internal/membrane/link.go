@@ -113,7 +113,7 @@ func IsLink(fd uintptr) bool {
 		return false
 	}
 	unix, ok := name.(*syscall.SockaddrUnix)
-	if !ok || unix.Name != "" { // a pair has no name, unlike a listener
+	if !ok || unix.Name != "" && unix.Name != "@" { // a pair has no name; Linux writes that @
 		return false
 	}
 	_, err = syscall.Getpeername(int(fd))
@@ -299,6 +299,8 @@ func (l *fdLink) read(b []byte) (int, []net.Conn, error) {
 	n, oobn, flags, _, err := l.conn.ReadMsgUnix(b, l.rights)
 	ends, bad := parseRights(l.rights[:oobn])
 	switch {
+	case errors.Is(err, io.EOF):
+		err = io.EOF
 	case err != nil:
 	case bad != nil:
 		err = bad
