@@ -86,6 +86,16 @@ func wantCode(t *testing.T, err error, codes ...frame.Code) {
 	t.Fatalf("error %v: %q, want %v", e.Code, e.Message, codes)
 }
 
+// until waits for something to become true.
+func until(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCall(t *testing.T) {
@@ -186,10 +196,11 @@ func TestLanesOpenUnderLoadOnly(t *testing.T) {
 		return frame.Response{}, nil
 	}})
 	ctx := within(t)
-	lanes := func() (n int) {
-		b.door.mu.Lock()
-		defer b.door.mu.Unlock()
-		return len(b.door.lanes)
+	lanes := func() int {
+		p := a.all()[0]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.lanes)
 	}
 	for range 20 {
 		if _, err := a.Ping(ctx, b.key(), b.addrs()); err != nil {
@@ -207,17 +218,13 @@ func TestLanesOpenUnderLoadOnly(t *testing.T) {
 			}
 		})
 	}
-	for {
+	until(t, "200 calls at once, on more than one lane", func() bool {
 		mu.Lock()
-		n := waiting
-		mu.Unlock()
-		if n == 200 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if n := lanes(); n < 2 || n > 3 {
-		t.Errorf("200 calls at once use %d lanes, want 3 at most and more than one", n)
+		defer mu.Unlock()
+		return waiting == 200 && lanes() > 1
+	})
+	if n := lanes(); n > 3 {
+		t.Errorf("200 calls at once use %d lanes, want 3 at most", n)
 	}
 	close(release)
 	calls.Wait()
@@ -234,9 +241,7 @@ func TestLostLane(t *testing.T) {
 		_, err := a.Call(ctx, b.key(), nil, frame.Request{Target: "wait"})
 		lost <- err
 	}()
-	for b.serving() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the call is being served", func() bool { return b.serving() > 0 })
 	for _, c := range b.host.Network().Conns() {
 		c.Close()
 	}
@@ -279,9 +284,7 @@ func TestCloseEndsCalls(t *testing.T) {
 		_, err := a.Call(ctx, b.key(), b.addrs(), frame.Request{Target: "wait"})
 		ended <- err
 	}()
-	for b.serving() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the call is being served", func() bool { return b.serving() > 0 })
 	go a.Close()
 	wantCode(t, <-ended, frame.Unavailable)
 	a.Close()
