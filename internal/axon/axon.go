@@ -9,8 +9,8 @@
 // libp2p's code for an exceeded limit before anything on it is executed.
 //
 // Opening a stream for every request costs seven times the CPU of a frame on a
-// lane (research: 113 µs against 16 µs), most of it for negotiating what the
-// lane has negotiated once.
+// lane (BenchmarkEcho, 64 callers, both ends: 55 µs against 7 µs), most of it
+// for negotiating what the lane has negotiated once.
 package axon
 
 import (

@@ -154,8 +154,12 @@ func TestTableIsBounded(t *testing.T) {
 	if n := tb.heard.names.Len(); n != maxPerNode {
 		t.Errorf("one node fills %d unasked places, want %d", n, maxPerNode)
 	}
+	var nodes []identity.Key
+	for i := range 5 {
+		nodes = append(nodes, key(1000+i).Public())
+	}
 	for i := range 3 * maxNames {
-		l.Signer = key(1000 + i%5).Public()
+		l.Signer = nodes[i%len(nodes)]
 		l.Cell.Name = identity.Name(fmt.Sprint("m", i))
 		tb.admit(l, TierLAN, now)
 	}
