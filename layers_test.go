@@ -18,7 +18,8 @@ const module = "cell.network/cell"
 // reason to be a package.
 var layers = [][]string{
 	{"internal/identity", "internal/home", "internal/frame", "internal/ops", "internal/journal", "internal/sim"},
-	{"internal/record", "internal/host", "internal/membrane"},
+	{"internal/record", "internal/membrane"},
+	{"internal/host"},
 	{"internal/pheromone", "internal/kad", "internal/axon", "internal/capsid"},
 	{"", "internal/mesh", "internal/ribosome"},
 	{"examples/greeter", "internal/node"},
@@ -30,10 +31,9 @@ var sdk = []string{"", "internal/membrane", "internal/frame", "internal/ops", "i
 
 // notInSDK says what must not reach a cell's program, and why.
 var notInSDK = map[string]string{
-	"github.com/libp2p/":   "the node talks to the network, a replica only to its node",
-	"github.com/quic-go/":  "the node talks to the network, a replica only to its node",
-	"net/http":             "4 MB in every cell for one upgrade request",
-	module + "/internal/n": "the node's own parts",
+	"github.com/libp2p/":  "the node talks to the network, a replica only to its node",
+	"github.com/quic-go/": "the node talks to the network, a replica only to its node",
+	"net/http":            "4 MB in every cell for one upgrade request",
 }
 
 // onlyIn says which packages may import a library: a fence has one gate.

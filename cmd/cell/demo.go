@@ -34,7 +34,7 @@ Nothing is left behind, and nothing but a cache of compiled packages is kept.
 			if err != nil {
 				return err
 			}
-			err = d.run(c.Context())
+			err = d.run(c.Context(), c.Root())
 			return errors.Join(err, d.close(keep))
 		},
 	}
@@ -94,7 +94,7 @@ func (d *demo) breaks() bool { return d.step == d.broken }
 // will reports whether a later step is to be sabotaged, by preparing it now.
 func (d *demo) will(step int) bool { return d.broken == step }
 
-func (d *demo) run(ctx context.Context) error {
+func (d *demo) run(ctx context.Context, c *cobra.Command) error {
 	begin := time.Now()
 	for i, s := range demoSteps {
 		d.step = i + 1

@@ -26,8 +26,8 @@ const (
 var demoSteps = []demoStep{
 	{"three nodes start, each a process with its own home", 20 * time.Second, demoStart},
 	{"a cell is made, built and runs on node a", 3 * time.Minute, demoRun},
-	{"node b finds it on the local network and calls it", 15 * time.Second, demoLAN},
-	{"node c, off the LAN, finds it through the DHT and calls it", 20 * time.Second, demoDHT},
+	{"node b finds it on the local network and calls it", 10 * time.Second, demoLAN},
+	{"node c, off the LAN, finds it through the DHT and calls it", 10 * time.Second, demoDHT},
 	{"the replica is killed: calls fail fast, with a hint", 20 * time.Second, demoKill},
 	{"it runs again, and all three calls succeed", time.Minute, demoAgain},
 }
@@ -52,13 +52,14 @@ func demoStart(ctx context.Context, d *demo) (string, error) {
 	if d.a, err = d.startNode(ctx, "a", "--lan-port", strconv.Itoa(d.lanPort)); err != nil {
 		return "", err
 	}
-	lanB := d.lanPort
-	if d.will(3) { // b listens where nobody speaks
-		if lanB, err = freeUDPPort(); err != nil {
+	flags := []string{"--lan-port", strconv.Itoa(d.lanPort)}
+	if d.will(3) { // b listens on the LAN where nobody speaks, and meets a in the DHT only
+		deaf, err := freeUDPPort()
+		if err != nil {
 			return "", err
 		}
+		flags = []string{"--lan-port", strconv.Itoa(deaf), "--bootstrap", d.a.status.Listen[0]}
 	}
-	flags := []string{"--lan-port", strconv.Itoa(lanB)}
 	note := "multicast on loopback"
 	if !d.a.status.LAN.OK {
 		note = "this host refuses multicast (" + d.a.status.LAN.Note + "): announcements are sent directly"

@@ -93,37 +93,26 @@ func (n *Node) spawn(ctx context.Context, cell identity.Cell, m Manifest, progra
 		Pair:      n.cfg.Pair,
 		OnConnect: func(_ context.Context, target string) (net.Conn, error) { return n.connectReplica(cell, m, target) },
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- proc.Wait() }()
-
 	ready, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	err = r.handshake(ready, ended)
-	if err != nil {
+	if err := r.handshake(ready); err != nil {
 		_ = proc.Kill()
-		exit := err
-		select {
-		case exit = <-ended:
-		default:
-			if e := <-ended; e != nil && ctx.Err() == nil {
-				exit = err
-			}
-		}
 		_ = r.port.Close()
-		n.event(journal.Exit, r.spawned, cell.String(), fmt.Sprintf("%s never became ready: %v", id, exit), map[string]any{"replica": id})
-		return nil, fmt.Errorf("start %s: it never became ready: %w", id, exit)
+		_ = proc.Wait()
+		n.event(journal.Exit, r.spawned, cell.String(), clipText(id+" never became ready: "+err.Error()), map[string]any{"replica": id})
+		return nil, fmt.Errorf("start %s: %w", id, err)
 	}
 	n.event(journal.Ready, r.spawned, cell.String(), id+" takes requests", map[string]any{
 		"replica": id, "methods": r.methods, "took_ms": time.Since(r.started).Milliseconds(),
 	})
 	r.setState(ReplicaAlive)
-	n.wg.Go(func() { n.watch(cell, r, <-ended) })
+	n.wg.Go(func() { n.watch(cell, r, proc.Wait()) })
 	return r, nil
 }
 
-// handshake waits for Ready and opens the trunk.
-func (r *replica) handshake(ctx context.Context, ended <-chan error) error {
-	hello, err := r.port.WaitReady(ctx)
+// handshake waits until the replica serves, and opens the trunk.
+func (r *replica) handshake(ctx context.Context) error {
+	hello, err := capsid.Ready(ctx, r.proc, r.port)
 	if err != nil {
 		return err
 	}
