@@ -254,7 +254,7 @@ func checkNode(ctx context.Context, h home.Home) []node.Check {
 	if err != nil {
 		return bad(node.CheckFail, "node", err.Error(), describe(err).Hint)
 	}
-	checks := ok("node", "%s, process %d, up for %s", s.Node.Short(), s.PID, duration(time.Since(s.Started)))
+	checks := ok("node", "%s, process %d, up for %s", s.Node.Short(), s.PID, age(s.Started))
 	if s.Version != node.Version() {
 		checks = bad(node.CheckWarn, "node", "it is of version "+s.Version+", this program of "+node.Version(), "restart it: cell down, then cell up")
 	}

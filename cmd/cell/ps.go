@@ -45,7 +45,7 @@ in flight. With --wide also what of the sandbox the system holds, and what not.`
 			}
 			rows := make([][]string, len(replicas))
 			for i, r := range replicas {
-				rows[i] = []string{r.ID, shortCell(r.Cell), state(r), pid(r.PID), duration(time.Since(r.Started).Round(time.Second)),
+				rows[i] = []string{r.ID, shortCell(r.Cell), state(r), pid(r.PID), age(r.Started),
 					strconv.FormatUint(r.Served, 10), strconv.Itoa(r.Inflight), strconv.Itoa(r.Restarts), strings.Join(methods(r), ",")}
 				if wide {
 					rows[i] = append(rows[i], strings.Join(r.Enforced, ", "), strings.Join(r.NotEnforced, ", "))
@@ -63,6 +63,14 @@ in flight. With --wide also what of the sandbox the system holds, and what not.`
 	c.Flags().BoolVarP(&wide, "wide", "w", false, "print what the sandbox enforces")
 	a.jsonFlag(c, `print {"replicas":[…]}`)
 	return c
+}
+
+// age is how long ago t was, in whole seconds.
+func age(t time.Time) string {
+	if d := time.Since(t).Round(time.Second); d < 48*time.Hour {
+		return d.String()
+	}
+	return duration(time.Since(t))
 }
 
 func state(r node.Replica) string {

@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"cell.network/cell/internal/capsid"
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/home"
 	"cell.network/cell/internal/node"
@@ -21,8 +23,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	capsid.Init() // the sandbox starts this very program again
 	testscript.Main(m, map[string]func(){"cell": main})
 }
+
+// goCache is the compiled standard library of whoever runs the tests: a node
+// with a cache of its own would compile it anew each time.
+var goCache = sync.OnceValue(func() string {
+	out, _ := exec.Command("go", "env", "GOCACHE").Output()
+	return strings.TrimSpace(string(out))
+})
 
 // TestScripts runs the real main as a process, one script per command. Beside
 // testscript's own there are the commands
@@ -38,6 +48,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("CELL_HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each of the many processes otherwise
+			e.Setenv("GOCACHE", goCache())
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
