@@ -15,9 +15,9 @@
 //	3  u8   zero
 //	4  ...  a message of package ops
 //
-// The connections travel as SCM_RIGHTS with the first byte. Their number must
-// be the announced one; whatever comes in excess, or at another place, is
-// closed and ends the conversation.
+// The connections travel as SCM_RIGHTS with the first four bytes, which are
+// read alone. Their number must be the announced one; whatever comes in
+// excess, or later, is closed and ends the conversation.
 package membrane
 
 import (
@@ -64,6 +64,7 @@ type Link interface {
 type fdLink struct {
 	conn     *net.UnixConn
 	maxEnds  int // that the peer may send
+	timeout  time.Duration
 	sending  sync.Mutex
 	out, oob []byte // guarded by sending
 	in       [headerSize]byte
@@ -121,7 +122,7 @@ func IsLink(fd uintptr) bool {
 }
 
 func newFDLink(conn *net.UnixConn, maxEnds int) *fdLink {
-	l := &fdLink{conn: conn, maxEnds: maxEnds}
+	l := &fdLink{conn: conn, maxEnds: maxEnds, timeout: SendTimeout}
 	if maxEnds > 0 {
 		l.rights = make([]byte, syscall.CmsgSpace((maxEnds+1)*4))
 	}
@@ -183,7 +184,7 @@ func (l *fdLink) Send(msg []byte, ends ...net.Conn) error {
 	l.out = binary.LittleEndian.AppendUint16(l.out[:0], uint16(len(msg)))
 	l.out = append(l.out, byte(len(ends)), 0)
 	l.out = append(l.out, msg...)
-	l.conn.SetWriteDeadline(time.Now().Add(SendTimeout))
+	l.conn.SetWriteDeadline(time.Now().Add(l.timeout))
 	started := false
 	err := withDescriptors(ends, nil, func(fds []int) error {
 		started = true
@@ -264,8 +265,6 @@ func (l *fdLink) recv() (msg []byte, ends []net.Conn, err error) {
 			return nil, ends, fmt.Errorf("receive message: %w", noEOF(err))
 		case err != nil:
 			return nil, ends, err
-		case len(got) > 0 && have > 0:
-			return nil, ends, fmt.Errorf("%w: a connection in the middle of a message", ErrLink)
 		}
 		have += n
 	}

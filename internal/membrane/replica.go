@@ -115,6 +115,9 @@ func (r *Replica) forget(seq uint64, answer <-chan connected) {
 	}
 }
 
+// errStop is the node's wish that the replica ends at once.
+var errStop = errors.New("stopped")
+
 // run obeys the node. It returns nil when told to stop.
 func (r *Replica) run() error {
 	for {
@@ -122,48 +125,54 @@ func (r *Replica) run() error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrNode, err)
 		}
-		m, err := ops.Parse(msg)
-		if errors.Is(err, ops.ErrUnknown) {
-			closeAll(ends)
-			continue
-		}
-		if err != nil {
-			closeAll(ends)
-			return err
-		}
 		var end net.Conn
 		if len(ends) > 0 {
 			end = ends[0]
 		}
-		switch m := m.(type) {
-		case ops.Serve:
-			if end == nil {
-				return fmt.Errorf("%w: serve without a connection", ErrLink)
-			}
-			r.open(end, true)
-			continue // the end is in use
-		case ops.Connected:
-			if m.Code == 0 && end == nil {
-				return fmt.Errorf("%w: connected without a connection", ErrLink)
-			}
-			if m.Code == 0 && r.asked.answer(m.Seq, connected{m, end}) {
-				continue // the end is in use
-			}
-			r.asked.answer(m.Seq, connected{m, nil})
-		case ops.Ping:
-			if err := send(r.link, ops.Pong{Seq: m.Seq, Stats: r.Stats()}); err != nil {
-				return fmt.Errorf("%w: %w", ErrNode, err)
-			}
-		case ops.Drain:
-			r.drain(time.Duration(min(m.Milliseconds, maxDrain)) * time.Millisecond)
-		case ops.Stop:
-			return nil
-		default:
+		used, err := r.obey(msg, end)
+		if !used {
 			closeAll(ends)
-			return fmt.Errorf("%w: a node does not send %T", ErrLink, m)
 		}
-		closeAll(ends)
+		switch {
+		case errors.Is(err, errStop):
+			return nil
+		case err != nil && !errors.Is(err, ops.ErrUnknown):
+			return err
+		}
 	}
+}
+
+// obey acts on one message; used tells whether the connection that came along,
+// if any, has found an owner.
+func (r *Replica) obey(msg []byte, end net.Conn) (used bool, err error) {
+	m, err := ops.Parse(msg)
+	if err != nil {
+		return false, err
+	}
+	switch m := m.(type) {
+	case ops.Serve:
+		if end == nil {
+			return false, fmt.Errorf("%w: serve without a connection", ErrLink)
+		}
+		r.open(end, true)
+		return true, nil
+	case ops.Connected:
+		if (m.Code == 0) != (end != nil) {
+			return false, fmt.Errorf("%w: connected with code %d and connection: %v", ErrLink, m.Code, end != nil)
+		}
+		return r.asked.answer(m.Seq, connected{m, end}), nil
+	case ops.Ping:
+		if err := send(r.link, ops.Pong{Seq: m.Seq, Stats: r.Stats()}); err != nil {
+			return false, fmt.Errorf("%w: %w", ErrNode, err)
+		}
+		return false, nil
+	case ops.Drain:
+		r.drain(time.Duration(min(m.Milliseconds, maxDrain)) * time.Millisecond)
+		return false, nil
+	case ops.Stop:
+		return false, errStop
+	}
+	return false, fmt.Errorf("%w: a node does not send %T", ErrLink, m)
 }
 
 // maxDrain bounds the time that a node may give, in milliseconds: a day.
