@@ -11,9 +11,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/sim"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -247,6 +249,55 @@ func TestManyNodesOnLoopback(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// simulated returns hosts on a simulated planet, one on each machine.
+func simulated(t *testing.T, net *sim.Network, i int) *Host {
+	t.Helper()
+	h, err := New(Config{Key: key(byte(i)), Network: identity.Public, ListenPacket: net.Listen,
+		Listen: []string{fmt.Sprintf("/ip4/%s/udp/4001/quic-v1", sim.Addr(i))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestDeathIsNoticed(t *testing.T) {
+	for name, restart := range map[string]bool{"stays away": false, "comes back": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := sim.NewNetwork(sim.Config{Seed: 1})
+				defer net.Close()
+				a, b := simulated(t, net, 1), simulated(t, net, 2)
+				defer a.Close()
+				if err := a.Dial(t.Context(), b.Key(), raw(b.Addrs())); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Hour) // an idle connection stays
+				gone := make(chan struct{})
+				a.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { close(gone) }})
+				if a.Network().Connectedness(b.ID()) != network.Connected {
+					t.Fatal("an idle connection was lost")
+				}
+				start := time.Now()
+				net.Kill(sim.Addr(2))
+				_ = b.Close()
+				limit := idleTimeout + keepAlive
+				if restart {
+					b = simulated(t, net, 2)
+					defer b.Close()
+					limit = time.Second // the next request finds a stranger at home
+					if s, err := a.Open(t.Context(), b.ID(), "/test"); err == nil {
+						_, _ = s.Write(make([]byte, 100))
+					}
+				}
+				<-gone
+				if took := time.Since(start); took > limit {
+					t.Errorf("noticed after %v, want %v", took, limit)
+				}
+			})
+		})
 	}
 }
 

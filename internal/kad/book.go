@@ -2,6 +2,7 @@ package kad
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -82,7 +83,8 @@ func (b *book) note(info peer.AddrInfo, now time.Time) {
 	if len(info.Addrs) == 0 {
 		return
 	}
-	addrs := slices.Clone(info.Addrs[:min(len(info.Addrs), maxBookAddrs)])
+	addrs := slices.SortedFunc(slices.Values(info.Addrs), func(x, y ma.Multiaddr) int { return bytes.Compare(x.Bytes(), y.Bytes()) })
+	addrs = addrs[:min(len(addrs), maxBookAddrs)]
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	old := b.peers[info.ID]

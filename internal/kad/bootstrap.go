@@ -22,10 +22,10 @@ const (
 	meetFew      = 2 // remembered peers that are dialled now and then: so that the halves of a cut network meet again
 	meetAtOnce   = 8 // dials under way
 	meetTimeout  = 5 * time.Second
-	backoffFirst = time.Second      // an empty table is tried to fill after this
-	backoffLast  = time.Minute      // and then at twice the time, up to this
-	meetEvery    = 30 * time.Second // where the table is not empty
-	maxResolved  = 32               // addresses taken from one name
+	backoffFirst = time.Second     // pause after the first attempt to fill the table
+	backoffEmpty = time.Minute     // it doubles up to this while the table is empty
+	backoffSmall = 2 * time.Minute // and up to this while it is not
+	maxResolved  = 32              // addresses taken from one name
 )
 
 // parseSeed reads a bootstrap address: /ip4/…/udp/…/quic-v1/p2p/… or a name
@@ -90,23 +90,29 @@ func (k *Kad) wake() {
 func (k *Kad) keepPeers() {
 	backoff := backoffFirst
 	for {
-		was := k.Size()
-		if was < fewPeers {
+		if k.lost.Swap(false) || k.Size() < fewPeers {
 			k.meetAll()
 		} else {
-			k.meet(k.book.pick(meetFew, time.Now(), k.met))
+			k.meet(k.book.pick(meetFew, time.Now(), k.inTable))
 		}
 		k.remember()
-		wait := meetEvery
-		if k.Size() > 0 {
-			backoff = backoffFirst
-		} else {
-			wait, backoff = backoff, min(2*backoff, backoffLast)
+		full, most := k.Size() > 0, backoffEmpty
+		if full {
+			most = backoffSmall
 		}
-		if !k.pause(wait+rand.N(wait/4+1), k.Size() > 0) {
+		wait := min(backoff, most)
+		backoff = min(2*backoff, most)
+		if !k.pause(wait+rand.N(wait/4), full) {
 			return
 		}
+		if full && k.Size() == 0 {
+			backoff = backoffFirst
+		}
 	}
+}
+
+func (k *Kad) inTable(p peer.ID) bool {
+	return p == k.host.ID() || k.dht.RoutingTable().Find(p) != ""
 }
 
 // pause waits for the time, a call of wake or, where full says that the table

@@ -35,6 +35,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cell.network/cell/internal/host"
@@ -118,6 +119,7 @@ type Kad struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	kick   chan struct{} // wakes the bootstrap loop
+	lost   atomic.Bool   // nobody in the table answered
 
 	mu      sync.Mutex // guards what follows
 	closed  bool

@@ -172,3 +172,18 @@ func (l *lookup) closest() []peer.ID {
 	}
 	return out
 }
+
+// passed returns the peers that are closer than the farthest of those that
+// closest returns, but did not answer in time.
+func (l *lookup) passed() []peer.ID {
+	var out []peer.ID
+	n := 0
+	for _, c := range l.near {
+		if c.state != answered {
+			out = append(out, c.ID)
+		} else if n++; n == l.want {
+			break
+		}
+	}
+	return out
+}

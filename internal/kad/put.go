@@ -20,8 +20,9 @@ const (
 
 // holding is who took the leases of one cell.
 type holding struct {
-	peers []peer.ID // all Replicas of them
-	until time.Time
+	peers  []peer.ID // at least Quorum of the Replicas that were asked
+	passed []peer.ID // closer than the farthest of them, but dead, slow or unwilling
+	until  time.Time
 }
 
 // Put stores a lease, or the tombstone that withdraws one, on the [Replicas]
@@ -35,7 +36,7 @@ func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) 
 		return 0, fmt.Errorf("put lease of %s: %w: %s", l.Cell.Short(), ErrRefused, reason)
 	}
 	targets, remembered := k.holdersOf(key), true
-	var stored []peer.ID
+	var stored, passed []peer.ID
 	for {
 		if len(targets) == 0 {
 			remembered = false
@@ -43,7 +44,7 @@ func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) 
 			if err != nil {
 				return 0, fmt.Errorf("put lease of %s: %w", l.Cell.Short(), err)
 			}
-			targets = w.closest()
+			targets, passed = w.closest(), w.passed()
 		}
 		stored, err = k.offer(ctx, key, l.Raw, targets)
 		if !remembered || len(stored) == len(targets) || ctx.Err() != nil {
@@ -51,7 +52,9 @@ func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) 
 		}
 		targets = nil // some of the old ones are gone: look again
 	}
-	k.setHolders(key, stored)
+	if !remembered {
+		k.setHolders(key, stored, append(passed, targets...), len(targets) == Replicas)
+	}
 	if len(stored) == 0 {
 		return 0, fmt.Errorf("put lease of %s: %w", l.Cell.Short(), err)
 	}
@@ -121,7 +124,7 @@ func (k *Kad) holdersOf(key identity.NameKey) []peer.ID {
 	k.mu.Lock()
 	h := k.holders[key]
 	k.mu.Unlock()
-	if len(h.peers) < Replicas || time.Now().After(h.until) {
+	if len(h.peers) == 0 || time.Now().After(h.until) {
 		return nil
 	}
 	far := distance{}
@@ -131,23 +134,21 @@ func (k *Kad) holdersOf(key identity.NameKey) []peer.ID {
 		}
 	}
 	for _, p := range k.nearest(key, Replicas) {
-		if !slices.Contains(h.peers, p) && placeOf(p).to(key).compare(far) < 0 {
+		if !slices.Contains(h.peers, p) && !slices.Contains(h.passed, p) && placeOf(p).to(key).compare(far) < 0 {
 			return nil
 		}
 	}
 	return h.peers
 }
 
-func (k *Kad) setHolders(key identity.NameKey, stored []peer.ID) {
+// setHolders remembers who took a lease after a lookup. Where the lookup did
+// not find all Replicas the network is small and may grow: then it does not.
+func (k *Kad) setHolders(key identity.NameKey, stored, passed []peer.ID, all bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	h, ok := k.holders[key]
-	switch {
-	case len(stored) < Replicas:
-		delete(k.holders, key)
-	case ok && slices.Equal(h.peers, stored): // the same ones again: no lookup has confirmed them
-	case ok || len(k.holders) < maxHolders:
-		k.holders[key] = holding{stored, time.Now().Add(holdersFor)}
+	delete(k.holders, key)
+	if all && len(stored) >= Quorum && len(k.holders) < maxHolders {
+		k.holders[key] = holding{stored, passed, time.Now().Add(holdersFor)}
 	}
 }
 

@@ -89,6 +89,7 @@ func (k *Kad) walk(ctx context.Context, key identity.NameKey, o op, want int, fo
 		return l, fmt.Errorf("look up: %w", context.Cause(ctx))
 	}
 	if len(l.closest()) == 0 { // it may be us who are cut off: keep the table, and try the ways in
+		k.lost.Store(true)
 		k.wake()
 		return l, ErrUnreachable
 	}
