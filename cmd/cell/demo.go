@@ -14,7 +14,7 @@ import (
 
 func (a *app) demoCmd() *cobra.Command {
 	var sabotage int
-	var keep bool
+	var keep, noMulticast bool
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the whole of it on this machine, and check every claim",
@@ -34,11 +34,13 @@ Nothing is left behind, and nothing but a cache of compiled packages is kept.
 			if err != nil {
 				return err
 			}
-			err = d.run(c.Context(), c.Root())
+			d.noMulticast = noMulticast
+			err = d.run(c.Context())
 			return errors.Join(err, d.close(keep))
 		},
 	}
 	c.Flags().IntVar(&sabotage, "break", 0, "sabotage step `N`")
+	c.Flags().BoolVar(&noMulticast, "no-multicast", false, "play on a host that refuses multicast")
 	c.Flags().BoolVar(&keep, "keep", false, "keep the nodes' homes and say where they are")
 	a.jsonFlag(c, "print a JSON object per step")
 	return c
@@ -61,9 +63,11 @@ type demo struct {
 	network string
 	lanPort int
 	a, b, c *demoNode
-	source  string // of the cell
-	ref     string // greeter@z6Mk…, as others name it
-	replica string
+
+	noMulticast bool
+	source      string // of the cell
+	ref         string // greeter@z6Mk…, as others name it
+	replica     string
 }
 
 // demoResult is what --json prints of a step.
@@ -94,7 +98,7 @@ func (d *demo) breaks() bool { return d.step == d.broken }
 // will reports whether a later step is to be sabotaged, by preparing it now.
 func (d *demo) will(step int) bool { return d.broken == step }
 
-func (d *demo) run(ctx context.Context, c *cobra.Command) error {
+func (d *demo) run(ctx context.Context) error {
 	begin := time.Now()
 	for i, s := range demoSteps {
 		d.step = i + 1
@@ -111,8 +115,7 @@ func (d *demo) run(ctx context.Context, c *cobra.Command) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			e := describe(err)
-			return node.NewError(node.CodeFailed, fmt.Sprintf("step %d (%s) failed: %s", d.step, s.title, e.Message), e.Hint)
+			return node.NewError(node.CodeFailed, fmt.Sprintf("step %d (%s) failed: %v", d.step, s.title, err), "")
 		}
 	}
 	if !d.app.json {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,9 +34,6 @@ var demoSteps = []demoStep{
 }
 
 func demoStart(ctx context.Context, d *demo) (string, error) {
-	if err := d.shareBuildCache(); err != nil {
-		return "", err
-	}
 	if d.breaks() { // a key that others can read must keep a node from starting
 		h, err := home.At(filepath.Join(d.dir, "b"))
 		if err == nil {
@@ -48,26 +46,28 @@ func demoStart(ctx context.Context, d *demo) (string, error) {
 			return "", err
 		}
 	}
-	var err error
-	if d.a, err = d.startNode(ctx, "a", "--lan-port", strconv.Itoa(d.lanPort)); err != nil {
+	flagsA, flagsB, note, err := d.lanFlags()
+	if err != nil {
 		return "", err
 	}
-	flags := []string{"--lan-port", strconv.Itoa(d.lanPort)}
+	if d.a, err = d.startNode(ctx, "a", flagsA...); err != nil {
+		return "", err
+	}
+	if !d.a.status.LAN.OK && !d.noMulticast { // found out at run time: once more, without
+		if err := d.a.stop(); err != nil {
+			return "", err
+		}
+		d.noMulticast = true
+		return demoStart(ctx, d)
+	}
 	if d.will(3) { // b listens on the LAN where nobody speaks, and meets a in the DHT only
 		deaf, err := freeUDPPort()
 		if err != nil {
 			return "", err
 		}
-		flags = []string{"--lan-port", strconv.Itoa(deaf), "--bootstrap", d.a.status.Listen[0]}
+		flagsB = []string{"--lan-port", strconv.Itoa(deaf), "--bootstrap", d.a.status.Listen[0]}
 	}
-	note := "multicast on loopback"
-	if !d.a.status.LAN.OK {
-		note = "this host refuses multicast (" + d.a.status.LAN.Note + "): announcements are sent directly"
-		if !d.will(3) {
-			flags = append(flags, "--lan-directed", net.JoinHostPort("127.0.0.1", strconv.Itoa(d.lanPort)))
-		}
-	}
-	if d.b, err = d.startNode(ctx, "b", flags...); err != nil {
+	if d.b, err = d.startNode(ctx, "b", flagsB...); err != nil {
 		return "", err
 	}
 	if len(d.b.status.Listen) == 0 {
@@ -88,7 +88,31 @@ func demoStart(ctx context.Context, d *demo) (string, error) {
 	return note + "; c knows " + entry, nil
 }
 
+// lanFlags put nodes a and b on one LAN tier: by multicast on loopback, or by
+// packets directed to each other where the host refuses that.
+func (d *demo) lanFlags() (a, b []string, note string, err error) {
+	port := []string{"--lan-port", strconv.Itoa(d.lanPort)}
+	if !d.noMulticast {
+		return port, port, "multicast on loopback", nil
+	}
+	var own [2]string
+	for i := range own {
+		p, err := freeUDPPort()
+		if err != nil {
+			return nil, nil, "", err
+		}
+		own[i] = strconv.Itoa(p)
+	}
+	directed := func(mine, other string) []string {
+		return append(slices.Clone(port), "--no-multicast", "--lan-unicast", mine, "--lan-directed", net.JoinHostPort("127.0.0.1", other))
+	}
+	return directed(own[0], own[1]), directed(own[1], own[0]), "this host refuses multicast: announcements are directed to the neighbour by address", nil
+}
+
 func demoRun(ctx context.Context, d *demo) (string, error) {
+	if err := d.shareBuildCache(); err != nil {
+		return "", err
+	}
 	d.source = filepath.Join(d.dir, "greeter")
 	if got, err := d.a.cell(ctx, "new", filepath.Base(d.source)); err != nil || got.exit != 0 {
 		return "", failed("cell new", got, err)

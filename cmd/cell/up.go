@@ -13,8 +13,8 @@ import (
 func (a *app) upCmd() *cobra.Command {
 	var network, mode string
 	var listen, bootstrap, directed []string
-	var noBootstrap, noLAN bool
-	var lanPort int
+	var noBootstrap, noLAN, noMulticast bool
+	var lanPort, lanUnicast int
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Start this host's node and stay in the foreground",
@@ -41,6 +41,7 @@ config.toml (see: cell config).`,
 				{"bootstrap", "bootstrap", strings.Join(bootstrap, ",")}, {"no-bootstrap", "bootstrap", ""},
 				{"mode", "mode", mode}, {"no-lan", "lan.enabled", strconv.FormatBool(!noLAN)},
 				{"lan-port", "lan.port", strconv.Itoa(lanPort)}, {"lan-directed", "lan.directed", strings.Join(directed, ",")},
+				{"no-multicast", "lan.multicast", strconv.FormatBool(!noMulticast)}, {"lan-unicast", "lan.unicast", strconv.Itoa(lanUnicast)},
 			} {
 				if c.Flags().Changed(f.flag) {
 					if err := s.Set(f.key, f.value, "flag --"+f.flag); err != nil {
@@ -69,6 +70,8 @@ config.toml (see: cell config).`,
 	f.StringVar(&mode, "mode", node.ModeAuto, "part in the distributed table: auto, server or client")
 	f.BoolVar(&noLAN, "no-lan", false, "neither announce nor listen on the local network")
 	f.IntVar(&lanPort, "lan-port", 9067, "UDP port of announcements on the local network")
+	f.BoolVar(&noMulticast, "no-multicast", false, "on the local network, tell only those named by --lan-directed")
+	f.IntVar(&lanUnicast, "lan-unicast", 0, "UDP `PORT` of this node alone, for --lan-directed of others (default any free one)")
 	f.StringArrayVar(&directed, "lan-directed", nil, "host:port to send announcements to as well, repeatable")
 	a.jsonFlag(c, "print the node's status once it is up")
 	c.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{node.ModeAuto, node.ModeServer, node.ModeClient}, cobra.ShellCompDirectiveNoFileComp))

@@ -30,10 +30,20 @@ func (n *Node) Call(ctx context.Context, r frame.Request) (frame.Response, error
 		return frame.Response{}, &frame.Error{Code: frame.NoReplica, Message: err.Error(), Hint: "name the author by key, or give him a petname: cell trust add NAME KEY"}
 	}
 	r.Target = cell.String() + "/" + method
-	if res, err := n.callHere(ctx, cell, r); !retriable(err) {
-		return res, err
+	return n.callAnywhere(ctx, cell, r)
+}
+
+// callAnywhere tries this node's replicas, then those of others.
+func (n *Node) callAnywhere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
+	res, here := n.callHere(ctx, cell, r)
+	if !retriable(here) {
+		return res, here
 	}
-	return n.callThere(ctx, cell, r)
+	res, there := n.callThere(ctx, cell, r)
+	if retriable(there) {
+		return res, worse(here, there)
+	}
+	return res, there
 }
 
 func (n *Node) resolve(ref identity.Ref) (identity.Cell, error) {
@@ -43,24 +53,42 @@ func (n *Node) resolve(ref identity.Ref) (identity.Cell, error) {
 	return ref.Resolve(s.DefaultAuthor(n.cfg.Author), s.Authors)
 }
 
-// retriable reports whether err says that the request was surely not executed
-// and another replica may be tried.
+// retriable reports whether err says that this endpoint did not take the
+// request, so that another may be tried. A refusal for cause, such as an
+// unknown method, is an answer.
 func retriable(err error) bool {
 	var e *frame.Error
 	if !errors.As(err, &e) {
 		return false
 	}
-	return e.Code.NotExecuted() || e.Code == frame.NoReplica
+	switch e.Code {
+	case frame.NotSent, frame.NoReplica, frame.Draining, frame.Overloaded:
+		return true
+	}
+	return false
+}
+
+// worse keeps the error that tells a caller more: that a replica is overloaded
+// rather than that another is gone.
+func worse(a, b error) error {
+	var e *frame.Error
+	if errors.As(a, &e) && e.Code != frame.NoReplica {
+		return a
+	}
+	return b
 }
 
 // callHere tries the replicas on this node, the least busy first.
 func (n *Node) callHere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
+	var last error = &frame.Error{Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " on this node"}
 	for _, x := range n.aliveReplicas(cell) {
-		if res, err := x.call(ctx, r); !retriable(err) {
+		res, err := x.call(ctx, r)
+		if !retriable(err) {
 			return res, err
 		}
+		last = worse(err, last)
 	}
-	return frame.Response{}, &frame.Error{Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " on this node"}
+	return frame.Response{}, last
 }
 
 func (n *Node) aliveReplicas(cell identity.Cell) []*replica {
@@ -79,6 +107,7 @@ func (n *Node) aliveReplicas(cell identity.Cell) []*replica {
 // are found.
 func (n *Node) callThere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
 	var tried []string
+	var last error
 	for ep, err := range n.mesh.Discover(ctx, cell) {
 		if err != nil {
 			return frame.Response{}, notFound(ctx, cell, err, tried)
@@ -90,10 +119,14 @@ func (n *Node) callThere(ctx context.Context, cell identity.Cell, r frame.Reques
 		if !retriable(err) {
 			return res, err
 		}
+		if errors.Is(err, &frame.Error{Code: frame.Overloaded}) {
+			last = err // it is there, and may be asked again
+			continue
+		}
 		n.mesh.Forget(cell, ep.Node)
 		tried = append(tried, fmt.Sprintf("%s (%s): %v", ep.Node.Short(), ep.Tier, err))
 	}
-	return frame.Response{}, notFound(ctx, cell, nil, tried)
+	return frame.Response{}, worse(last, notFound(ctx, cell, nil, tried))
 }
 
 // notFound says why no replica was found, and what to do.
@@ -167,10 +200,7 @@ func (n *Node) connectReplica(from identity.Cell, m Manifest, target string) (ne
 			return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: "a target is written cell/method"}
 		}
 		r.Target = cell.String() + "/" + method
-		if res, err := n.callHere(ctx, cell, r); !retriable(err) {
-			return res, err
-		}
-		return n.callThere(ctx, cell, r)
+		return n.callAnywhere(ctx, cell, r)
 	}})
 	n.mu.Lock()
 	n.relays[relay] = struct{}{}

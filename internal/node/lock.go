@@ -20,7 +20,7 @@ var ErrLocked = errors.New("another node runs on this home")
 type lock struct{ f *os.File }
 
 func takeLock(h home.Home) (*lock, error) {
-	f, err := os.OpenFile(filepath.Join(h.Runtime, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(h.Runtime, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock home: %w", err)
 	}

@@ -104,19 +104,23 @@ func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress))
 func (n *Node) announced(ctx context.Context, l *mesh.Lease) string {
 	wait, cancel := context.WithTimeout(ctx, announceWait)
 	defer cancel()
+	near := "told the local network"
+	if n.lan == nil {
+		near = "the local network is switched off"
+	}
 	for {
 		updated := l.Updated()
 		st := l.State()
 		switch {
 		case st.Phase == mesh.Held:
-			return fmt.Sprintf("told the local network and %d nodes of the DHT", st.Holders)
+			return fmt.Sprintf("%s; %d nodes of the DHT hold it", near, st.Holders)
 		case st.Phase == mesh.Failing && n.kad.Size() == 0:
-			return "told the local network; no other node of the DHT is known yet"
+			return near + "; no other node of the DHT is known yet"
 		}
 		select {
 		case <-updated:
 		case <-wait.Done():
-			return "told the local network; the DHT has not answered yet"
+			return near + "; the DHT has not answered yet"
 		}
 	}
 }

@@ -49,6 +49,9 @@ type LANSettings struct {
 	Enabled  bool             // default true
 	Port     int              // UDP, default 9067
 	Directed []netip.AddrPort // where to send announcements as well, for networks without multicast
+
+	Multicast bool // default true; without it only Directed nodes are told
+	Unicast   int  // this node's own UDP port, for others to direct packets to; default 0: any free one
 }
 
 // Setting is one choice in text form.
@@ -65,9 +68,11 @@ type settingsFile struct {
 	Bootstrap []addrText   `toml:"bootstrap"`
 	Mode      *modeText    `toml:"mode"`
 	LAN       struct {
-		Enabled  *bool            `toml:"enabled"`
-		Port     *int             `toml:"port"`
-		Directed []netip.AddrPort `toml:"directed"`
+		Enabled   *bool            `toml:"enabled"`
+		Port      *int             `toml:"port"`
+		Multicast *bool            `toml:"multicast"`
+		Unicast   *int             `toml:"unicast"`
+		Directed  []netip.AddrPort `toml:"directed"`
 	} `toml:"lan"`
 	Author  *identity.Key           `toml:"author"`
 	Authors map[string]identity.Key `toml:"authors"`
@@ -85,7 +90,7 @@ func DefaultSettings() Settings {
 		Network:   identity.Public,
 		Bootstrap: []string{DefaultBootstrap},
 		Mode:      ModeAuto,
-		LAN:       LANSettings{Enabled: true, Port: 9067},
+		LAN:       LANSettings{Enabled: true, Port: 9067, Multicast: true},
 		Authors:   identity.Petnames{},
 		origins:   map[string]string{},
 	}
@@ -152,6 +157,15 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 			return Settings{}, keyError(file, text, []string{"lan", "port"}, "%v", err)
 		}
 		s.LAN.Port = *t.LAN.Port
+	}
+	if from("lan.multicast", t.LAN.Multicast != nil) {
+		s.LAN.Multicast = *t.LAN.Multicast
+	}
+	if from("lan.unicast", t.LAN.Unicast != nil) {
+		if err := checkPort(*t.LAN.Unicast); err != nil {
+			return Settings{}, keyError(file, text, []string{"lan", "unicast"}, "%v", err)
+		}
+		s.LAN.Unicast = *t.LAN.Unicast
 	}
 	if from("lan.directed", t.LAN.Directed != nil) {
 		s.LAN.Directed = t.LAN.Directed
@@ -233,6 +247,10 @@ func (s Settings) Value(key string) any {
 		return s.LAN.Enabled
 	case "lan.port":
 		return s.LAN.Port
+	case "lan.multicast":
+		return s.LAN.Multicast
+	case "lan.unicast":
+		return s.LAN.Unicast
 	}
 	for _, l := range s.List() {
 		if l.Key == key && key == "lan.directed" {
@@ -256,7 +274,7 @@ func (s *Settings) settle() {
 
 // Keys are the keys of the settings that have a single value, in the order in
 // which they are shown. Petnames and trusted authors have commands of their own.
-var Keys = []string{"network", "listen", "bootstrap", "mode", "lan.enabled", "lan.port", "lan.directed", "author"}
+var Keys = []string{"network", "listen", "bootstrap", "mode", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed", "author"}
 
 // ErrNoKey says that no setting has this key.
 var ErrNoKey = errors.New("no such setting")
@@ -277,15 +295,13 @@ func (s *Settings) Set(key, value, origin string) error {
 		err = m.UnmarshalText([]byte(value))
 		s.Mode = m.mode
 	case "lan.enabled":
-		if s.LAN.Enabled, err = strconv.ParseBool(value); err != nil {
-			err = fmt.Errorf("bad value %q: write true or false", value)
-		}
+		s.LAN.Enabled, err = parseSwitch(value)
+	case "lan.multicast":
+		s.LAN.Multicast, err = parseSwitch(value)
 	case "lan.port":
-		if s.LAN.Port, err = strconv.Atoi(value); err != nil {
-			err = fmt.Errorf("bad port %q: write a number from 1 to 65535", value)
-		} else {
-			err = checkPort(s.LAN.Port)
-		}
+		s.LAN.Port, err = parsePort(value)
+	case "lan.unicast":
+		s.LAN.Unicast, err = parsePort(value)
 	case "lan.directed":
 		s.LAN.Directed = nil
 		for _, text := range splitList(value) {
@@ -333,6 +349,7 @@ func (s Settings) List() []Setting {
 	values := map[string]string{
 		"network": string(s.Network), "listen": strings.Join(s.Listen, ","), "bootstrap": strings.Join(s.Bootstrap, ","),
 		"mode": s.Mode, "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
+		"lan.multicast": strconv.FormatBool(s.LAN.Multicast), "lan.unicast": strconv.Itoa(s.LAN.Unicast),
 		"lan.directed": strings.Join(directed, ","), "author": author,
 	}
 	list := make([]Setting, len(Keys))
@@ -370,6 +387,22 @@ func (s Settings) Petname(author identity.Key) string {
 		}
 	}
 	return best
+}
+
+func parseSwitch(value string) (bool, error) {
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("bad value %q: write true or false", value)
+	}
+	return on, nil
+}
+
+func parsePort(value string) (int, error) {
+	p, err := strconv.Atoi(value)
+	if err != nil {
+		return 0, fmt.Errorf("bad port %q: write a number from 1 to 65535", value)
+	}
+	return p, checkPort(p)
 }
 
 func checkPort(p int) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -85,7 +86,11 @@ func openLAN(s LANSettings) (pheromone.Bus, error) {
 	if !s.Enabled {
 		return nil, nil
 	}
-	bus, err := pheromone.ListenUDP(pheromone.UDPConfig{Port: uint16(s.Port), Directed: s.Directed})
+	c := pheromone.UDPConfig{Port: uint16(s.Port), Unicast: uint16(s.Unicast), Directed: s.Directed}
+	if !s.Multicast {
+		c.Interfaces = func(net.Interface) bool { return false }
+	}
+	bus, err := pheromone.ListenUDP(c)
 	if err != nil {
 		return nil, err
 	}

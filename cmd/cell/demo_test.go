@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// program builds the real program once: children of the demo and of the
+// documents are started by its path.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "cell-bin-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "cell")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build cell: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+// runDemo runs the demo and returns its exit code and all that it printed.
+func runDemo(t *testing.T, args ...string) (int, string) {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, path, append([]string{"demo"}, args...)...)
+	out, err := c.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return c.ProcessState.ExitCode(), string(out)
+}
+
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the whole demo")
+	}
+	for _, args := range [][]string{nil, {"--no-multicast"}} {
+		code, out := runDemo(t, args...)
+		if code != 0 || !strings.Contains(out, fmt.Sprintf("all %d steps held", len(demoSteps))) {
+			t.Errorf("demo %v: exit code %d\n%s", args, code, out)
+		}
+		if args != nil && !strings.Contains(out, "refuses multicast") {
+			t.Errorf("demo %v does not say that there is no multicast:\n%s", args, out)
+		}
+	}
+}
+
+// A demo that cannot fail shows nothing: every step is broken in turn.
+func TestDemoBreaks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the demo once for every step")
+	}
+	for i, s := range demoSteps {
+		code, out := runDemo(t, "--break", fmt.Sprint(i+1))
+		if want := fmt.Sprintf("cell: error: step %d (%s) failed: ", i+1, s.title); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("--break %d: exit code %d, want 1 and %q\n%s", i+1, code, want, out)
+		}
+	}
+	for _, n := range []int{0, -1, len(demoSteps) + 1} {
+		if code, out := runDemo(t, "--break", fmt.Sprint(n)); code != 2 {
+			t.Errorf("--break %d: exit code %d, want 2\n%s", n, code, out)
+		}
+	}
+}
