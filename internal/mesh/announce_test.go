@@ -169,6 +169,24 @@ func TestFailingPutIsRetriedAndNeverHoldsUpTheLAN(t *testing.T) {
 	})
 }
 
+func TestNewerLeaseReplacesThePutUnderWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dht := &sky{hang: true}
+		m := start(t, 10, Config{WAN: dht})
+		l := m.Announce(cellOf("greeter"), grantAny(t), nil)
+		time.Sleep(time.Second)
+		l.Drain()
+		synctest.Wait()
+		puts, _ := dht.log()
+		if len(puts) != 2 || puts[1].at.Sub(puts[0].at) != time.Second || puts[1].lease.State != record.StateDraining {
+			t.Fatalf("%d puts; want a second one, of the draining lease, with no time gone by", len(puts))
+		}
+		if s := l.State(); s.Phase != Announcing || s.Err != nil {
+			t.Errorf("state %+v: the put that was given up counts as a failure", s)
+		}
+	})
+}
+
 func TestRefreshRetriesAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		dht := &sky{err: errors.New("no peers")}
