@@ -228,9 +228,9 @@ func (h *Host) Key() identity.Key { return h.key }
 func (h *Host) NetworkName() identity.Network { return h.network }
 
 // Dial opens a connection to a node unless there is one. Addresses are binary
-// multiaddrs without /p2p; those that the network's policy forbids are left
-// out (see [Dialable]), and ones known from before are tried too. It does not
-// wait for identify.
+// multiaddrs without /p2p; those that are not QUIC are left out, and ones known
+// from before are tried too. The caller answers for where they come from: what
+// a stranger said passes [Dialable] first. It does not wait for identify.
 func (h *Host) Dial(ctx context.Context, key identity.Key, addrs [][]byte) error {
 	id, err := PeerID(key)
 	if err != nil {
@@ -250,10 +250,16 @@ func (h *Host) Dial(ctx context.Context, key identity.Key, addrs [][]byte) error
 // tried at once.
 func (h *Host) Redial(id peer.ID) { h.swarm.Backoff().Clear(id) }
 
+// DialableRaw is [Dialable] for a binary multiaddr in this host's network.
+func (h *Host) DialableRaw(raw []byte) bool {
+	a, err := ma.NewMultiaddrBytes(raw)
+	return err == nil && Dialable(h.network, a)
+}
+
 func (h *Host) parseAddrs(raw [][]byte) []ma.Multiaddr {
 	var good []ma.Multiaddr
 	for _, b := range raw {
-		if a, err := ma.NewMultiaddrBytes(b); err == nil && Dialable(h.network, a) {
+		if a, err := ma.NewMultiaddrBytes(b); err == nil && isQUIC(a) {
 			good = append(good, a)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -81,6 +82,9 @@ func (m *Mesh) learn(l record.Lease, tier Tier) (usable bool) {
 	if l.Network != m.cfg.Network {
 		m.counts["foreign"]++
 		return false
+	}
+	if tier == TierDHT && m.cfg.Dialable != nil {
+		l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a []byte) bool { return !m.cfg.Dialable(a) })
 	}
 	what := m.table.admit(l, tier, time.Now())
 	m.counts[what]++

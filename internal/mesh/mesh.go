@@ -53,6 +53,7 @@ type Config struct {
 	LAN         LAN                     // nil: no LAN tier
 	WAN         WAN                     // nil: no DHT tier
 	Addrs       func(lan bool) [][]byte // binary multiaddrs for neighbours, or for strangers; best first
+	Dialable    func(addr []byte) bool  // whether an address from the DHT may be dialled; default: every one
 	Event       func(Event)             // nil: none. Called one at a time per lease or search; must not block
 	Rand        func() float64          // for jitter, in [0,1); default math/rand/v2
 	TTL         time.Duration           // of leases, 10 s to 2 h; default 2 m; renewed after a third of it

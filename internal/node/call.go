@@ -123,7 +123,9 @@ func (n *Node) callThere(ctx context.Context, cell identity.Cell, r frame.Reques
 			last = err // it is there, and may be asked again
 			continue
 		}
-		n.mesh.Forget(cell, ep.Node)
+		if !errors.Is(err, &frame.Error{Code: frame.Draining}) {
+			n.mesh.Forget(cell, ep.Node)
+		}
 		tried = append(tried, fmt.Sprintf("%s (%s): %v", ep.Node.Short(), ep.Tier, err))
 	}
 	return frame.Response{}, worse(last, notFound(ctx, cell, nil, tried))

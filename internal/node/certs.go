@@ -224,12 +224,18 @@ func IssueOwn(h home.Home, n identity.Network, keys KeyRing, now time.Time) ([]s
 	if foreign {
 		subjects = append(subjects, record.Subject{Kind: record.SubjectNode, Key: node})
 	}
-	if slices.ContainsFunc(have.Grants, func(g record.Grant) bool {
-		return g.Signer == author && g.Name == "" && fresh(g.Header) && slices.Equal(g.Subjects, subjects)
-	}) {
+	i := slices.IndexFunc(have.Grants, func(g record.Grant) bool {
+		return g.Signer == author && g.Name == "" && slices.Equal(g.Subjects, subjects)
+	})
+	var g record.Grant
+	switch {
+	case i >= 0 && fresh(have.Grants[i].Header):
 		return issued, nil
+	case i >= 0: // the same for longer: machines that hold the old one keep their place
+		g, err = have.Grants[i].Renew(keys.Author, now, CertTTL)
+	default:
+		g, err = record.SignGrant(keys.Author, n.ID(), "", subjects, now, CertTTL)
 	}
-	g, err := record.SignGrant(keys.Author, n.ID(), "", subjects, now, CertTTL)
 	if err != nil {
 		return nil, fmt.Errorf("issue grant: %w", err)
 	}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -128,7 +127,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.axon = axon.New(n.host, n.net, axon.Config{Handler: n.serveRemote})
 	mc := mesh.Config{
 		Network: n.net.ID(), Key: cfg.Key, Incarnation: incarnation, WAN: n.dht(),
-		Addrs: n.host.LeaseAddrs, Rand: n.chance, Event: n.meshEvent,
+		Addrs: n.host.LeaseAddrs, Dialable: n.host.DialableRaw, Rand: n.chance, Event: n.meshEvent,
 	}
 	if cfg.Bus != nil {
 		n.lan = pheromone.New(pheromone.Config{
@@ -145,15 +144,16 @@ func New(cfg Config) (_ *Node, err error) {
 // Run serves until ctx ends, Down is called or a part fails; it withdraws what
 // it announced, drains the replicas and closes the node before it returns.
 func (n *Node) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	// The parts outlive ctx: neighbours are told before they end.
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
 	n.event(journal.NodeUp, "", "", "node is up", map[string]any{"network": string(n.net), "listen": n.listen()})
 
 	var parts sync.WaitGroup
 	part := func(name string, run func(context.Context) error) {
 		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("%s: %w", name, err))
+			if err := run(running); err != nil && running.Err() == nil {
+				end(fmt.Errorf("%s: %w", name, err))
 			}
 		})
 	}
@@ -168,17 +168,15 @@ func (n *Node) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-n.down:
+	case <-running.Done():
 	}
-	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	n.leave() // while the parts still run: neighbours are told
-	cancel(nil)
+	n.leave()
+	failure := context.Cause(running)
+	end(nil)
 	parts.Wait()
 	n.event(journal.NodeDown, "", "", "node is down", nil)
 	n.close()
-	return err
+	return failure
 }
 
 // refresh announces anew what could not be announced as soon as the DHT has

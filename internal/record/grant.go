@@ -50,15 +50,27 @@ type grantPayload struct {
 	Subjects []Subject
 }
 
-// SignGrant makes a grant. Order is taken from issued, so that an author needs
-// no counter: two grants must be a millisecond apart.
+// SignGrant makes a grant that replaces all earlier ones of the same name. Its
+// order is taken from issued, so that an author needs no counter: two grants
+// must be a millisecond apart.
 func SignGrant(author identity.Private, network identity.NetworkID, name identity.Name, subjects []Subject, issued time.Time, ttl time.Duration) (Grant, error) {
-	h := certificate(DomainGrant, network, issued, ttl)
+	return signGrant(author, name, subjects, certificate(DomainGrant, network, issued, ttl))
+}
+
+// Renew makes a grant that says the same for longer. It has the order of g, so
+// that machines which hold g still may serve until they have got the new one.
+func (g Grant) Renew(author identity.Private, issued time.Time, ttl time.Duration) (Grant, error) {
+	h := certificate(DomainGrant, g.Network, issued, ttl)
+	h.Order = g.Order
+	return signGrant(author, g.Name, g.Subjects, h)
+}
+
+func signGrant(author identity.Private, name identity.Name, subjects []Subject, h Header) (Grant, error) {
 	raw, err := Sign(author, h, grantPayload{Name: string(name), Subjects: subjects})
 	if err != nil {
 		return Grant{}, err
 	}
-	return OpenGrant(raw, network, issued)
+	return OpenGrant(raw, h.Network, h.Issued)
 }
 
 // OpenGrant checks a grant's form, signature and validity at now.

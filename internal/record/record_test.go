@@ -212,6 +212,28 @@ func TestFloor(t *testing.T) {
 	}
 }
 
+// Renewing a grant must not put those out of office who hold the old one.
+func TestRenewedGrantKeepsOrder(t *testing.T) {
+	var f Floor
+	g, _ := certs(t)
+	renewed, err := g.Renew(author, epoch.Add(time.Hour), year)
+	if err != nil || renewed.Order != g.Order || !renewed.Issued.After(g.Issued) {
+		t.Fatalf("renewed grant: %+v, %v", renewed.Header, err)
+	}
+	o := offer(t)
+	o.Grant, o.Issued = renewed.Raw, epoch.Add(time.Hour)
+	l, err := SignLease(node, net0, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Admit(l); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Admit(lease(t, func(o *Offer) { o.Order.Sequence++ })); err != nil {
+		t.Errorf("a lease under the grant before its renewal: %v", err)
+	}
+}
+
 func TestFloorIsBounded(t *testing.T) {
 	var f Floor
 	l := lease(t, nil)
