@@ -2,7 +2,6 @@ package cell
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -15,6 +14,8 @@ import (
 const (
 	maxCells    = 256              // cells that one process is connected with
 	dialTimeout = 30 * time.Second // for finding a cell, whoever waits for it
+
+	leaveTimeout = time.Minute // for the calls in flight to a replica that drains
 )
 
 // Call calls the method that target names ("greeter/hello",
@@ -77,14 +78,25 @@ func (s *synapse) call(ctx context.Context, cell string, r frame.Request) (frame
 			return frame.Response{}, err
 		}
 		resp, err := c.conn.Call(ctx, r)
-		var e *frame.Error
-		if err == nil || !errors.As(err, &e) || e.Code != NotSent && e.Code != Draining {
+		switch code := CodeOf(err); {
+		case code == Draining:
+			s.leave(cell, c)
+		case code == NotSent: // where the connection has ended, contact makes a new one
+		default:
 			return resp, err
 		}
-		s.forget(cell, c)
 		if !again {
 			return resp, err
 		}
+	}
+}
+
+// leave drops the connection to a replica that takes nothing new. The replica
+// closes it when the calls in flight are done; one that does not is left to
+// itself after a while. The connection to the node stays: it leads to others, too.
+func (s *synapse) leave(cell string, c *contact) {
+	if s.forget(cell, c) {
+		time.AfterFunc(leaveTimeout, func() { c.conn.Close() })
 	}
 }
 
@@ -163,14 +175,14 @@ func (c *contact) idle() bool {
 	}
 }
 
-// forget makes the next call open a new connection. Calls in flight on the old one go on.
-func (s *synapse) forget(cell string, c *contact) {
+// forget makes the next call open a new connection, unless that is the one to
+// the node and all is well with it.
+func (s *synapse) forget(cell string, c *contact) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shared {
-		cell = ""
+	if s.shared && c.err == nil || s.conns[cell] != c {
+		return false
 	}
-	if s.conns[cell] == c {
-		delete(s.conns, cell)
-	}
+	delete(s.conns, cell)
+	return true
 }

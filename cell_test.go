@@ -12,10 +12,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/membrane"
+	"cell.network/cell/internal/sim"
 )
 
 type greetReq struct {
@@ -156,6 +158,43 @@ func TestReconnect(t *testing.T) {
 		}
 		c.conn.Close()
 	}
+}
+
+// TestDraining calls a replica that takes nothing new: the next one is asked, once.
+func TestDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var clients, servers []*frame.Conn
+		s := new(synapse)
+		s.become(func(context.Context, string) (*frame.Conn, error) {
+			a, b := sim.Pipe()
+			server := serveFrames(t, b, io.Discard)
+			if len(servers) != 1 { // all but the second are about to end
+				server.Drain(context.Background())
+			}
+			client := frame.NewConn(a, frame.Config{})
+			clients, servers = append(clients, client), append(servers, server)
+			return client, nil
+		})
+		r := frame.Request{Target: "shout", Body: []byte("x")}
+		if resp, err := s.call(context.Background(), "greeter", r); err != nil || string(resp.Body) != "X" {
+			t.Errorf("%q, %v", resp.Body, err)
+		}
+		clients[1].Close()
+		if _, err := s.call(context.Background(), "greeter", r); CodeOf(err) != Draining || len(clients) != 4 {
+			t.Errorf("%v after %d connections", err, len(clients))
+		}
+		if clients[0].Err() != nil {
+			t.Error("the first connection is cut off at once")
+		}
+		time.Sleep(leaveTimeout)
+		synctest.Wait()
+		for i, c := range clients {
+			if c.Err() == nil {
+				t.Errorf("connection %d is left open", i)
+			}
+			servers[i].Close()
+		}
+	})
 }
 
 func TestDialErrorIsTriedAgain(t *testing.T) {
@@ -402,3 +441,30 @@ func (memory) RemoteAddr() net.Addr               { return nil }
 func (memory) SetDeadline(t time.Time) error      { return nil }
 func (memory) SetReadDeadline(t time.Time) error  { return nil }
 func (memory) SetWriteDeadline(t time.Time) error { return nil }
+
+// BenchmarkCall measures typed calls over a Unix socket, both ends in this process.
+func BenchmarkCall(b *testing.B) {
+	before := outward
+	defer func() { outward = before }()
+	outward = new(synapse)
+	outward.become(func(context.Context, string) (*frame.Conn, error) {
+		x, y, err := membrane.SocketPair()
+		if err != nil {
+			return nil, err
+		}
+		_, h, err := combine(services(), io.Discard)
+		frame.NewConn(y, frame.Config{Handler: h})
+		return frame.NewConn(x, frame.Config{}), err
+	})
+	b.ReportAllocs()
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := greet.Call(context.Background(), greetReq{Name: "Ada"}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	outward.conns["greeter"].conn.Close()
+}

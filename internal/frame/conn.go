@@ -77,13 +77,15 @@ type Conn struct {
 }
 
 // NewConn takes over rw, which it closes in the end, and starts to read from
-// it and to serve. It owns two goroutines, and one more for each call served.
+// it and to serve. It owns two goroutines, one more for each call being served, and
+// keeps some of these for the next calls.
 func NewConn(rw io.ReadWriteCloser, cfg Config) *Conn {
 	cfg.fill()
 	c := &Conn{rw: rw, cfg: cfg, done: make(chan struct{})}
 	c.out.init()
 	c.calls = caller{calls: make(map[uint64]*call), limit: cfg.MaxInflight}
 	c.serving.conn, c.serving.calls = c, make(map[uint64]*inbound)
+	c.serving.pool.work = make(chan *inbound, maxIdle)
 	writing := make(chan struct{})
 	go func() {
 		defer close(writing)
@@ -195,7 +197,7 @@ func (c *Conn) readRequest(r *bufio.Reader, h header, targets map[string]string)
 		c.serving.drop(in, h.body())
 		return err
 	}
-	go in.run()
+	c.serving.start(in)
 	return nil
 }
 

@@ -15,6 +15,7 @@ const answersPerBuffered = 4
 type server struct {
 	conn   *Conn
 	served atomic.Uint64
+	pool   workers
 
 	mu       sync.Mutex // guards all below
 	calls    map[uint64]*inbound
@@ -56,8 +57,8 @@ func (s *server) admit(h header) (*inbound, error) {
 	return in, nil
 }
 
-// run serves one call.
-func (in *inbound) run() {
+// run serves one call; keep tells its goroutine to wait for another one.
+func (in *inbound) run() (keep bool) {
 	s, cfg := in.server, &in.server.conn.cfg
 	resp, err := cfg.Handler(in, in.request)
 	e := AsError(err)
@@ -91,8 +92,10 @@ func (in *inbound) run() {
 	s.mu.Lock()
 	s.answers -= len(resp.Body)
 	s.removeLocked(in)
+	keep = s.keepLocked()
 	s.mu.Unlock()
 	in.end(context.Canceled)
+	return keep
 }
 
 // drop forgets a call whose body never came.
@@ -133,7 +136,9 @@ func (s *server) fail(err error) {
 		in.gone = true
 		calls = append(calls, in)
 	}
+	waiting := s.dismissLocked()
 	s.mu.Unlock()
+	s.dismiss(waiting)
 	for _, in := range calls {
 		in.end(context.Canceled)
 	}
