@@ -110,7 +110,7 @@ func (d *demo) lanFlags() (a, b []string, note string, err error) {
 }
 
 func demoRun(ctx context.Context, d *demo) (string, error) {
-	if err := d.shareBuildCache(); err != nil {
+	if err := shareBuildCache(filepath.Join(d.dir, "a")); err != nil {
 		return "", err
 	}
 	d.source = filepath.Join(d.dir, "greeter")
@@ -301,26 +301,26 @@ func failed(what string, got outcome, err error) error {
 	return fmt.Errorf("%s ended with exit code %d: %s", what, got.exit, got.stderr)
 }
 
-// shareBuildCache lets node a use the compiled packages of earlier demos and of
-// this user's own node: the standard library takes a while to compile.
-func (d *demo) shareBuildCache() error {
+// shareBuildCache lets the node of the home at root use the compiled packages of
+// earlier demos and of this user's own node: the standard library takes a while.
+func shareBuildCache(root string) error {
 	mine, err := home.Locate(os.Getenv)
 	if err != nil {
 		return err
 	}
 	packages := filepath.Join("build", "go")
 	cache := filepath.Join(mine.Cache, packages)
-	a, err := home.At(filepath.Join(d.dir, "a"))
+	h, err := home.At(root)
 	if err == nil {
-		err = a.Make()
+		err = h.Make()
 	}
-	for _, dir := range []string{cache, filepath.Join(a.Cache, "build")} {
+	for _, dir := range []string{cache, filepath.Join(h.Cache, "build")} {
 		if err == nil {
 			err = os.MkdirAll(dir, 0o700)
 		}
 	}
 	if err == nil {
-		err = os.Symlink(cache, filepath.Join(a.Cache, packages))
+		err = os.Symlink(cache, filepath.Join(h.Cache, packages))
 	}
 	if err != nil {
 		return fmt.Errorf("share the build cache: %w", err)

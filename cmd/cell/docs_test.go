@@ -114,6 +114,9 @@ func runDocument(t *testing.T, blocks []docBlock) {
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := shareBuildCache(filepath.Join(base, "1")); err != nil {
+		t.Fatal(err)
+	}
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "CELL_") && !strings.HasPrefix(kv, "PATH=") {
 			r.env = append(r.env, kv)
