@@ -158,7 +158,9 @@ func (r *Ribosome) make(ctx context.Context, j job, progress io.Writer) (Artefac
 	cmd.Env = r.environment(j.tool)
 	out := &output{progress: progress}
 	cmd.Stdout, cmd.Stderr = out, out
+	runtime.LockOSThread()
 	err = cmd.Run()
+	runtime.UnlockOSThread()
 	out.end()
 	if ctx.Err() != nil {
 		return Artefact{}, fmt.Errorf("build %s: %w", j.source.Name, context.Cause(ctx))

@@ -19,10 +19,6 @@ const (
 	keepFor = 24 * time.Hour
 )
 
-// tornAfter is the age at which a build in progress is taken for one that its
-// node did not live to finish.
-const tornAfter = 24 * time.Hour
-
 const manifestFile = "artefact.json"
 
 // manifest tells a program that was installed whole from any other.
@@ -113,12 +109,11 @@ func (r *Ribosome) prune() {
 	}
 }
 
-// removeTorn removes what killed builds left behind.
+// removeTorn removes what killed builds left behind: nobody else uses the
+// folder, so at the start nothing in it is still being built.
 func (r *Ribosome) removeTorn() {
 	for _, b := range byAge(r.tmpDir()) {
-		if time.Since(b.ModTime()) > tornAfter {
-			_ = os.RemoveAll(filepath.Join(r.tmpDir(), b.Name()))
-		}
+		_ = os.RemoveAll(filepath.Join(r.tmpDir(), b.Name()))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -46,7 +47,9 @@ func (r *Ribosome) findToolchain(ctx context.Context) (toolchain, error) {
 	cmd.Dir = r.cache // where no go.mod asks for another toolchain
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
+	runtime.LockOSThread()
 	out, err := cmd.Output()
+	runtime.UnlockOSThread()
 	if err == nil {
 		err = json.Unmarshal(out, &t.settings)
 	}
@@ -80,17 +83,18 @@ func (r *Ribosome) environment(t toolchain) []string {
 	return append(env, // of two values of a variable the last one counts
 		"GOPROXY="+r.proxyURL()+","+others,
 		"GOPATH="+filepath.Join(r.cache, "path"), "GOCACHE="+r.goCache, "GOMODCACHE="+r.modCache,
-		"GOENV=off", "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=-modcacherw", "CGO_ENABLED=0")
+		"GOTMPDIR="+r.tmpDir(), "GOENV=off", "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=-modcacherw", "CGO_ENABLED=0")
 }
 
 // proxyURL is the GOPROXY of what the node brings along.
 func (r *Ribosome) proxyURL() string { return "file://" + filepath.ToSlash(r.proxyDir()) }
 
 // command prepares a go command that is killed with all that it started when
-// ctx ends.
+// ctx ends, and by itself where the node is killed. Run it on a locked thread.
 func (r *Ribosome) command(ctx context.Context, t toolchain, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, t.path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	dieWithNode(cmd.SysProcAttr)
 	cmd.Cancel = func() error {
 		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		if errors.Is(err, syscall.ESRCH) {
@@ -112,6 +116,8 @@ func (r *Ribosome) hint(j job, t toolchain, output string) string {
 		return "the source asks for a newer Go than the " + t.version + " of this node; install it, or lower the version in go.mod"
 	case strings.Contains(output, "missing go.sum entry"), strings.Contains(output, "updates to go.mod needed"), strings.Contains(output, "cannot find module providing package"):
 		return "go.mod or go.sum does not fit the source; to mend them: cd " + j.root + " && " + r.tidyCommand()
+	case strings.Contains(output, syscall.ENOSPC.Error()), strings.Contains(output, syscall.EDQUOT.Error()):
+		return "make room on the disk that holds " + r.cache + "; that folder itself is safe to delete while the node is down"
 	case strings.Contains(output, "checksum mismatch"):
 		return "a module is not what go.sum says; find out who changed it before you change go.sum"
 	}
