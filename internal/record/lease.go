@@ -17,6 +17,8 @@ const (
 	MaxLeaseSize = 1280 // bytes; fits one packet on any link with a name and its headers
 	MaxAddrs     = 8
 	MaxAddrSize  = 96 // bytes of one binary multiaddr
+
+	tombstoneTTL = MaxLeaseTTL + 2*MaxSkew // the lease that it withdraws could be replayed for as long
 )
 
 // State is what a lease says of the replicas behind it. Values cross the wire: add at the end.
@@ -91,7 +93,11 @@ func OpenLease(raw []byte, network identity.NetworkID, now time.Time) (Lease, er
 	if err != nil {
 		return Lease{}, err
 	}
-	if err := h.window(now); err != nil {
+	fresh := h
+	if fresh.TTL == 0 { // whoever holds a tombstone passes it on for as long
+		fresh.TTL = tombstoneTTL
+	}
+	if err := fresh.window(now); err != nil {
 		return Lease{}, fmt.Errorf("lease: %w", err)
 	}
 	name, err := identity.ParseName(p.Name)
@@ -146,7 +152,7 @@ func (l Lease) Tombstone() bool { return l.TTL == 0 }
 // tombstone is kept for as long as the lease that it withdraws could be replayed.
 func (l Lease) Expires(t time.Time) time.Time {
 	if l.Tombstone() {
-		return t.Add(MaxLeaseTTL + 2*MaxSkew)
+		return t.Add(tombstoneTTL)
 	}
 	return t.Add(l.TTL)
 }

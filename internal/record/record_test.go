@@ -91,6 +91,25 @@ func TestLargestLeaseFits(t *testing.T) {
 	t.Logf("a full lease has %d of %d bytes, a usual one %d", len(l.Raw), MaxLeaseSize, len(lease(t, nil).Raw))
 }
 
+// A holder passes a tombstone on for as long as it keeps it, and a clock that
+// differs must not make a stranger refuse it before.
+func TestTombstoneStaysValid(t *testing.T) {
+	tomb := lease(t, func(o *Offer) { o.TTL, o.Addrs = 0, nil })
+	kept := tomb.Expires(epoch).Sub(epoch)
+	if kept < MaxLeaseTTL+2*MaxSkew {
+		t.Errorf("kept for %v, a lease can be replayed for %v", kept, MaxLeaseTTL+2*MaxSkew)
+	}
+	if _, err := OpenLease(tomb.Raw, net0, epoch.Add(kept+MaxSkew)); err != nil {
+		t.Errorf("after %v: %v", kept, err)
+	}
+	if _, err := OpenLease(tomb.Raw, net0, epoch.Add(kept+MaxSkew+time.Second)); !errors.Is(err, ErrStale) {
+		t.Errorf("after more than %v: %v", kept, err)
+	}
+	if _, err := OpenLease(tomb.Raw, net0, epoch.Add(-MaxSkew-time.Second)); !errors.Is(err, ErrClock) {
+		t.Errorf("from the future: %v", err)
+	}
+}
+
 // Each case changes one thing of a good lease. The unchanged lease is the
 // positive control: TestLeaseRoundTrip.
 func TestOpenLeaseRefuses(t *testing.T) {
