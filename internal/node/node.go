@@ -290,8 +290,8 @@ func (n *Node) Key() identity.Key { return n.self }
 // is counted and shown by doctor, and the id is then empty.
 func (n *Node) event(kind journal.Kind, cause, cell, text string, data map[string]any) string {
 	id, err := n.journal.Append(kind, cause, cell, text, data)
+	n.refused.journal(err)
 	if err != nil {
-		n.refused.journal(err)
 		n.cfg.Log.Error("write journal", "kind", kind, "err", err)
 	}
 	return id

@@ -12,17 +12,29 @@ import (
 	"cell.network/cell/internal/record"
 )
 
-// refusalEvery is how often refusals of one kind and reason enter the journal:
-// a flooder must not be able to fill it. All are counted.
-const refusalEvery = time.Minute
+// How often refusals of one kind and reason, and doubts about the clock, enter
+// the journal: a flooder must not be able to fill it. All are counted.
+const (
+	refusalEvery = time.Minute
+	clockEvery   = time.Hour
+)
+
+// Words for what clocks that differ bring about, in all tiers.
+var (
+	tooNew = []string{"clock"}
+	tooOld = []string{"stale", "expired"}
+)
 
 // refusals counts what peers sent and this node did not believe.
 type refusals struct {
 	mu      sync.Mutex
 	count   map[string]uint64    // by "tier reason"; guarded by mu
 	told    map[string]time.Time // guarded by mu
-	lost    uint64               // journal lines that could not be written; guarded by mu
-	lostWhy error                // guarded by mu
+	doubted time.Time            // when the clock was last doubted in the journal; guarded by mu
+
+	lost    uint64 // journal lines that could not be written; guarded by mu
+	lostWhy error  // of the last line that was lost; guarded by mu
+	failing bool   // the last line could not be written; guarded by mu
 }
 
 // refuse counts a refusal and journals the first of its sort in a while.
@@ -40,22 +52,33 @@ func (n *Node) refuse(kind journal.Kind, tier, reason string) {
 	if tell {
 		n.refused.told[key] = now
 	}
-	n.refused.mu.Unlock()
-	if !tell {
-		return
+	doubt := (slices.Contains(tooNew, reason) || slices.Contains(tooOld, reason)) &&
+		(n.refused.doubted.IsZero() || now.Sub(n.refused.doubted) >= clockEvery)
+	if doubt {
+		n.refused.doubted = now
 	}
-	n.event(kind, "", "", fmt.Sprintf("refused: %s (%s tier)", reason, tier), map[string]any{"tier": tier, "reason": reason, "total": total})
-	if reason == record.Reason(record.ErrClock) {
-		n.event(journal.Clock, "", "", "records come from the future: this machine's clock or the sender's is wrong by more than "+record.MaxSkew.String(), nil)
+	n.refused.mu.Unlock()
+	var id string
+	if tell {
+		id = n.event(kind, "", "", fmt.Sprintf("refused: %s (%s tier)", reason, tier), map[string]any{"tier": tier, "reason": reason, "total": total})
+	}
+	switch {
+	case doubt && slices.Contains(tooNew, reason):
+		n.event(journal.Clock, id, "", "a record comes from the future: this machine's clock or the sender's is wrong by more than "+record.MaxSkew.String(), nil)
+	case doubt:
+		n.event(journal.Clock, id, "", "a record expired more than "+record.MaxSkew.String()+" ago: this machine's clock or the sender's is wrong, or it was replayed", nil)
 	}
 }
 
-// journal remembers that a line could not be written.
+// journal remembers whether the last line could be written.
 func (r *refusals) journal(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lost++
-	r.lostWhy = err
+	r.failing = err != nil
+	if err != nil {
+		r.lost++
+		r.lostWhy = err
+	}
 }
 
 // Checks are what the node finds about itself, for `cell doctor`.
@@ -65,7 +88,7 @@ func (n *Node) Checks() []Check {
 	n.refused.mu.Lock()
 	defer n.refused.mu.Unlock()
 	clock := Check{Name: "clock", Status: CheckOK, Evidence: "no record was refused because of the time"}
-	future, stale := n.refused.sumLocked("clock"), n.refused.sumLocked("stale")
+	future, stale := n.refused.sumLocked(tooNew), n.refused.sumLocked(tooOld)
 	if future+stale > 0 {
 		clock.Status = CheckWarn
 		clock.Evidence = fmt.Sprintf("%d records came from the future, %d had expired; clocks may differ by %v", future, stale, record.MaxSkew)
@@ -73,7 +96,11 @@ func (n *Node) Checks() []Check {
 	}
 	lines := Check{Name: "journal", Status: CheckOK, Evidence: fmt.Sprintf("%d events written", n.journal.Last())}
 	if n.refused.lost > 0 {
-		lines = Check{Name: "journal", Status: CheckFail, Evidence: fmt.Sprintf("%d events could not be written: %v", n.refused.lost, n.refused.lostWhy), Remedy: "make room on the disk of " + n.cfg.Home.State}
+		lines = Check{Name: "journal", Status: CheckWarn, Evidence: fmt.Sprintf("%d events could not be written, later ones could: %v", n.refused.lost, n.refused.lostWhy), Remedy: "keep room on the disk of " + n.cfg.Home.State}
+		if n.refused.failing {
+			lines.Status, lines.Remedy = CheckFail, "make room on the disk of "+n.cfg.Home.State
+			lines.Evidence = fmt.Sprintf("%d events could not be written: %v", n.refused.lost, n.refused.lostWhy)
+		}
 	}
 	refused := Check{Name: "refused", Status: CheckOK, Evidence: "nothing was refused"}
 	if len(n.refused.count) > 0 {
@@ -86,9 +113,9 @@ func (n *Node) Checks() []Check {
 	return append(checks, clock, lines, refused)
 }
 
-func (r *refusals) sumLocked(reason string) (sum uint64) {
+func (r *refusals) sumLocked(reasons []string) (sum uint64) {
 	for k, v := range r.count {
-		if strings.HasSuffix(k, " "+reason) {
+		if _, reason, _ := strings.Cut(k, " "); slices.Contains(reasons, reason) {
 			sum += v
 		}
 	}

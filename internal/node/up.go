@@ -62,6 +62,9 @@ func Up(ctx context.Context, h home.Home, s Settings, banner func(Status)) error
 	}
 	if cfg.Bus, err = openLAN(s.LAN); err != nil {
 		control.Close()
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return NewError(CodeFailed, err.Error(), "choose another port, the same on all hosts: --lan-port; or do without: --no-lan")
+		}
 		return explainUp(err)
 	}
 	n, err := New(cfg)
@@ -116,12 +119,17 @@ func explainUp(err error) error {
 		return NewError(CodeFailed, err.Error(), "use the one that runs, end it with cell down, or give this one a home of its own: CELL_HOME=DIR cell up")
 	case errors.Is(err, syscall.EADDRINUSE):
 		return NewError(CodeFailed, err.Error(), "another program has the port: choose another with --listen, or none for any free port")
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case diskFull(err):
 		return NewError(CodeFailed, err.Error(), "make room on the disk, or move the home: CELL_HOME=DIR cell up")
 	case errors.Is(err, os.ErrPermission):
 		return NewError(CodeFailed, err.Error(), "the home must belong to you: check its owner, or set CELL_HOME")
 	}
 	return fmt.Errorf("start node: %w", err)
+}
+
+// diskFull reports whether err is for want of room on a disk.
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // Reload reads settings and certificates again. Network, addresses and mode

@@ -225,8 +225,11 @@ func asAPIError(err error) *APIError {
 	}
 	var build *ribosome.Error
 	hint := ""
-	if errors.As(err, &build) {
+	switch {
+	case errors.As(err, &build):
 		hint = build.Hint
+	case diskFull(err):
+		hint = "make room on the disk that holds the node's home: cell doctor says how much is left"
 	}
 	return NewError(CodeFailed, err.Error(), hint)
 }
