@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"internal/pheromone", "internal/kad", "internal/axon", "internal/capsid"},
 	{"", "internal/mesh", "internal/ribosome"},
 	{"examples/greeter", "internal/node"},
-	{"celltest", "cmd/cell", "examples/greeter/cmd/greeter"},
+	{"celltest", "cmd/cell", "faults", "examples/greeter/cmd/greeter"},
 }
 
 // sdk is what a cell's program is made of: it must stay small and quick to build.
