@@ -66,7 +66,7 @@ func TestErrWithoutDone(t *testing.T) {
 		if err := in.Err(); err != nil {
 			t.Errorf("early: %v", err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if err := in.Err(); err != context.DeadlineExceeded {
 			t.Errorf("late: %v", err)
 		}
