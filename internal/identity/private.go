@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // maxKeyFile bounds what is read of a key file; a PKCS #8 Ed25519 key has about 120 bytes.
@@ -70,7 +71,7 @@ func (p Private) Save(path string) error {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".key-*") // created 0600
 	if err != nil {
-		return fmt.Errorf("create key file: %w", err)
+		return saveError(path, err)
 	}
 	defer os.Remove(tmp.Name())
 	err = pem.Encode(tmp, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
@@ -87,9 +88,17 @@ func (p Private) Save(path string) error {
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
-		return fmt.Errorf("write key file: %w", err)
+		return saveError(path, err)
 	}
 	return nil
+}
+
+// saveError says what to do about a full disk, which is met here first.
+func saveError(path string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("write key file: %w; make room on the disk that holds %s", err, filepath.Dir(path))
+	}
+	return fmt.Errorf("write key file: %w", err)
 }
 
 // LoadPrivate reads a key that [Private.Save] wrote. A file that others may
