@@ -70,6 +70,19 @@ func (k *Key) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// UnmarshalCBOR reads a byte string of exactly [KeySize] bytes. Left to itself
+// the CBOR library pads a short one with zeros and cuts a long one.
+func (k *Key) UnmarshalCBOR(b []byte) error { return unmarshalBytes32(k[:], b) }
+
+// unmarshalBytes32 reads a CBOR byte string of 32 bytes with its shortest head.
+func unmarshalBytes32(into, b []byte) error {
+	if len(b) != 2+32 || b[0] != 0x58 || b[1] != 32 {
+		return errors.New("not a byte string of 32 bytes")
+	}
+	copy(into, b[2:])
+	return nil
+}
+
 // ErrKey says that a text is not a key.
 var ErrKey = errors.New("not a key")
 

@@ -79,6 +79,9 @@ func (c Cell) Key(n NetworkID) NameKey {
 // NetworkID separates networks: it is part of every signature and protocol name.
 type NetworkID [sha256.Size]byte
 
+// UnmarshalCBOR reads a byte string of exactly 32 bytes, as [Key.UnmarshalCBOR] does.
+func (n *NetworkID) UnmarshalCBOR(b []byte) error { return unmarshalBytes32(n[:], b) }
+
 // Network is a set of nodes that find each other, known by a short name.
 type Network string
 
