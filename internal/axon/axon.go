@@ -111,7 +111,7 @@ func (a *Axon) call(ctx context.Context, to identity.Key, addrs [][]byte, r fram
 		began := time.Now()
 		resp, err := l.conn.Call(ctx, r)
 		took := time.Since(began)
-		p.put(l, began.Add(took))
+		p.put(l, began.Add(took), l.conn.Err() == nil && ctx.Err() == nil)
 		if err == nil {
 			return resp, took, nil
 		}

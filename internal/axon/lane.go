@@ -35,7 +35,9 @@ type remote struct {
 
 	mu      sync.Mutex // guards what follows; may be taken while axon.mu is held
 	lanes   []*lane
-	opening *opening // of the next lane, nil when none is being opened
+	opening *opening  // of the next lane, nil when none is being opened
+	watched bool      // by a goroutine of watch
+	heard   time.Time // when an answer last came
 }
 
 // lane is a stream to a node with requests on it.
@@ -86,16 +88,20 @@ func (p *remote) choose(addrs [][]byte) (*lane, *opening) {
 	}
 	if best != nil {
 		best.users++
+		p.watchLocked()
 	}
 	return best, p.opening
 }
 
-// put gives a lane back that pick returned.
-func (p *remote) put(l *lane, now time.Time) {
+// put gives a lane back that pick returned, and notes whether an answer came.
+func (p *remote) put(l *lane, now time.Time, answered bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l.users--
 	l.used = now
+	if answered {
+		p.heard = now
+	}
 }
 
 // empty reports whether there is neither a lane nor one about to be.

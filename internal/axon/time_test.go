@@ -178,3 +178,30 @@ func TestPeerThatReadsNothingIsGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// QUIC alone takes 15 s to notice; whoever waits for a dead node should not.
+func TestDeadNodeIsNoticedByItsCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, n := planet(t, Config{}, Config{Handler: echo})
+		if _, err := n[0].Ping(t.Context(), n[1].key(), n[1].addrs()); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := n[0].Call(t.Context(), n[1].key(), n[1].addrs(), frame.Request{Target: "wait"})
+			ended <- err
+		}()
+		time.Sleep(10 * time.Second) // a slow call to a live node goes on
+		select {
+		case err := <-ended:
+			t.Fatalf("the call ended though the node lives: %v", err)
+		default:
+		}
+		net.Kill(sim.Addr(1))
+		died := time.Now()
+		wantCode(t, <-ended, frame.Unavailable)
+		if took := time.Since(died); took > 2*silence+maxProbes*probeTime {
+			t.Errorf("noticed after %v", took)
+		}
+	})
+}
