@@ -134,11 +134,16 @@ func wantNoReplica(ctx context.Context, t *testing.T, w world, i int, limit time
 func eventually(ctx context.Context, t *testing.T, w world, i int) {
 	t.Helper()
 	begin := time.Now()
+	said := ""
 	for {
 		out, err := w.Call(ctx, i, greeter(w))
 		if err == nil && out == "hello Ada" {
 			t.Logf("node %d answered after %v", i, time.Since(begin))
 			return
+		}
+		if now, _, _ := strings.Cut(fmt.Sprint(out, err), " ago"); now != said {
+			said = now
+			t.Logf("node %d after %v: %s", i, time.Since(begin), said)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
@@ -179,7 +184,7 @@ func playNodeDeath(ctx context.Context, t *testing.T, w world) {
 	w.KillNode(0)
 	for i := 1; i < 3; i++ { // nobody was told: the call must end all the same
 		begin := time.Now()
-		limit, cancel := context.WithTimeout(ctx, 15*time.Second)
+		limit, cancel := context.WithTimeout(ctx, 10*time.Second)
 		if out, err := w.Call(limit, i, greeter(w)); err == nil {
 			t.Errorf("node %d: a dead node answered %q", i, out)
 		} else if limit.Err() != nil {
