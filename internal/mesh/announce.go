@@ -318,7 +318,10 @@ func (l *Lease) setLocked(s State) {
 	case Held:
 		e.Text = fmt.Sprintf("%s is announced (lan: %t, dht: %d nodes)", l.cell.Short(), s.LAN, s.Holders)
 	case Failing:
-		e.Text = fmt.Sprintf("announcing %s fails: %v (lan: %t)", l.cell.Short(), s.Err, s.LAN)
+		e.Text = fmt.Sprintf("%s is not in the DHT yet: %v", l.cell.Short(), s.Err)
+		if s.LAN {
+			e.Text = fmt.Sprintf("%s is announced on the local network only: %v", l.cell.Short(), s.Err)
+		}
 	case Withdrawn:
 		e.Kind, e.Text = "withdraw", l.cell.Short()+" is no longer served here"
 	}

@@ -74,7 +74,7 @@ func (l *Lease) attempt() (failed bool) {
 	s.Holders = holders
 	switch {
 	case err != nil:
-		s.Err = fmt.Errorf("put lease of %s: %w", l.cell.Short(), err)
+		s.Err = err
 	case holders == 0:
 		s.Err = fmt.Errorf("put lease of %s: %w", l.cell.Short(), ErrNoHolders)
 	default:
