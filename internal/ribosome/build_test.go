@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 )
 
@@ -257,7 +258,7 @@ func TestErrors(t *testing.T) {
 				b, _ := os.ReadFile(filepath.Join(s.Dir, f))
 				write(t, filepath.Join(s.Dir, f), strings.ReplaceAll(string(b), r.SDKVersion(), "v0.1.0-sdk.h000000000000"))
 			}
-		}, ErrCompile, "module lookup disabled by GOPROXY=off", "go.mod asks for cell.network/cell v0.1.0-sdk.h000000000000, this node brings " + r.SDKVersion() + "; to move to it: cd "},
+		}, ErrSDK, "go.mod asks for cell.network/cell v0.1.0-sdk.h000000000000, this node brings " + r.SDKVersion(), "to move to it: cd "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSource(t, r, "greeter")
@@ -292,6 +293,44 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestForeignSDK asks for a version of the SDK that only the outside has, with
+// the sums that fit it: nobody but the node may give the SDK.
+func TestForeignSDK(t *testing.T) {
+	t.Setenv("GOPROXY", "off")
+	evil := copyFS(t, sdk(t))
+	evil["evil.go"] = &fstest.MapFile{Data: []byte("package cell\n")}
+	outside, err := New(Config{Cache: t.TempDir(), SDK: evil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(mod, own string) string{
+		"required": func(mod, _ string) string { return mod },
+		"required, another version replaced": func(mod, _ string) string {
+			return mod + "\nreplace " + sdkPath + " v0.0.1 => ./nowhere\n"
+		},
+		"in the place of this node's": func(mod, own string) string {
+			return strings.Replace(mod, sdkPath+" "+outside.SDKVersion(), sdkPath+" "+own, 1) + "\nreplace " + sdkPath + " " + own + " => " + sdkPath + " " + outside.SDKVersion() + "\n"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRibosome(t)
+			r.proxy = outside.proxyURL()
+			s := newSource(t, outside, "greeter")
+			file := filepath.Join(s.Dir, "go.mod")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, file, spoil(string(b), r.SDKVersion()))
+			_, err = r.Build(t.Context(), s, nil)
+			e, ok := errors.AsType[*Error](err)
+			if !ok || !errors.Is(err, ErrSDK) || !strings.Contains(e.Hint, r.SDKVersion()) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
 }
 
 // TestMoveToThisSDK follows the hint that a cell with another SDK gives.

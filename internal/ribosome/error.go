@@ -13,7 +13,8 @@ var (
 	ErrNoToolchain = errors.New("there is no Go toolchain")     // the go command is not to be found, or does not run
 	ErrNoModule    = errors.New("there is no go.mod")           // neither in the source's folder nor above
 	ErrNoProgram   = errors.New("there is no program to build") // no package main where one is looked for
-	ErrCompile     = errors.New("go build failed")              // Output says why
+	ErrSDK         = errors.New("this node has not got that version of the SDK")
+	ErrCompile     = errors.New("go build failed") // Output says why
 	errChanged     = errors.New("the source changes while it is built")
 )
 

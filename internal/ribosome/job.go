@@ -56,6 +56,9 @@ func (r *Ribosome) prepare(ctx context.Context, s Source) (job, error) {
 		}
 		return fail(err, hint)
 	}
+	if hint, err := r.checkSDK(j); err != nil {
+		return fail(err, hint)
+	}
 	if j.target, err = findProgram(dir, string(s.Name)); err != nil {
 		hint := ""
 		if errors.Is(err, ErrNoProgram) {

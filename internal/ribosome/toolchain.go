@@ -10,9 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
 )
 
 // killWait is how long a cancelled go command may hold on to its output.
@@ -108,10 +112,7 @@ func (r *Ribosome) command(ctx context.Context, t toolchain, args ...string) *ex
 
 // hint says what to do about something that go printed.
 func (r *Ribosome) hint(j job, t toolchain, output string) string {
-	pinned := j.sdkPinned()
 	switch {
-	case pinned != "" && !r.hasSDK(pinned):
-		return fmt.Sprintf("go.mod asks for %s %s, this node brings %s; to move to it: cd %s && %s", sdkPath, pinned, r.SDKVersion(), j.root, r.moveCommand())
 	case strings.Contains(output, "GOTOOLCHAIN=local"):
 		return "the source asks for a newer Go than the " + t.version + " of this node; install it, or lower the version in go.mod"
 	case strings.Contains(output, "missing go.sum entry"), strings.Contains(output, "updates to go.mod needed"), strings.Contains(output, "cannot find module providing package"):
@@ -124,10 +125,18 @@ func (r *Ribosome) hint(j job, t toolchain, output string) string {
 	return ""
 }
 
-// hasSDK reports whether the go command got hold of a version of the SDK.
-func (r *Ribosome) hasSDK(version string) bool {
-	_, err := os.Stat(filepath.Join(r.modCache, filepath.FromSlash(sdkPath)+"@"+version))
-	return err == nil
+// checkSDK refuses a source that pins a version of the SDK which this node has
+// not got: the go command would ask others for a path whose domain may belong
+// to anybody.
+func (r *Ribosome) checkSDK(j job) (hint string, err error) {
+	for _, pinned := range j.sdkPinned() {
+		zip := filepath.Join(r.proxyDir(), filepath.FromSlash(sdkPath), "@v", filepath.Base(pinned)+".zip")
+		if _, err := os.Stat(zip); err != nil {
+			return "to move to it: cd " + j.root + " && " + r.moveCommand(),
+				fmt.Errorf("%w: go.mod asks for %s %s, this node brings %s", ErrSDK, sdkPath, pinned, r.SDKVersion())
+		}
+	}
+	return "", nil
 }
 
 // moveCommand makes a cell use this node's SDK. (go get would first look for
@@ -143,18 +152,24 @@ func (r *Ribosome) withProxy(command string) string {
 	return "GOPROXY=" + r.proxyURL() + ",$(go env GOPROXY) GONOSUMDB=" + sdkPath + " " + command
 }
 
-// sdkPinned is the version of the SDK in the source's go.mod, if it comes from
-// a proxy at all.
-func (j job) sdkPinned() string {
-	for _, r := range j.goMod.Replace {
-		if r.Old.Path == sdkPath {
-			return ""
-		}
-	}
+// sdkPinned are the versions of the SDK in the source's go.mod, as far as they
+// come from a proxy at all.
+func (j job) sdkPinned() (versions []string) {
 	for _, r := range j.goMod.Require {
-		if r.Mod.Path == sdkPath {
-			return r.Mod.Version
+		if r.Mod.Path == sdkPath && !j.replaced(r.Mod) {
+			versions = append(versions, r.Mod.Version)
 		}
 	}
-	return ""
+	for _, r := range j.goMod.Replace { // in the place of whatever
+		if r.New.Path == sdkPath && r.New.Version != "" {
+			versions = append(versions, r.New.Version)
+		}
+	}
+	return versions
+}
+
+func (j job) replaced(m module.Version) bool {
+	return slices.ContainsFunc(j.goMod.Replace, func(r *modfile.Replace) bool {
+		return r.Old.Path == m.Path && (r.Old.Version == "" || r.Old.Version == m.Version)
+	})
 }
