@@ -1,0 +1,25 @@
+object 1a3e64c6b5a2f0d1c4e7988776655443322110ff
+type commit
+tag cell/greeter/42
+tagger cell <z6MktNWXFy7fn9kNfwfvD9e2rDK3RPetS4MRKtZH8AxQzg9y@cell> 1700000000 +0000
+
+cell-record 1
+cell greeter@z6MktNWXFy7fn9kNfwfvD9e2rDK3RPetS4MRKtZH8AxQzg9y
+epoch 0
+seq 42
+version 1.4.0
+prev sha256:3d914f9348c9cc0ff8a79716700b9fcd4d2f3e711608004eb8f138bcba7f14d9
+tree sha256:dc9c5edb8b2d479e697b4b0b8ab874f32b325138598ce9e7b759eb8292110622
+size 4711 7
+serve colony z6MkmgoN6DceCkjksTeZo42bhE9MdUpKSfdehRSfrWR9AQPV
+issued 2023-11-14T22:13:20Z
+expires 2023-12-14T22:13:20Z
+min-seq 40
+artefact darwin/arm64 sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb 12
+artefact linux/amd64 sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d 0
+-----BEGIN SSH SIGNATURE-----
+U1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAgzswVB9wd3XKVlRwpCIjwla25BE
+0bc9aW5t8GXWg71PwAAAADZ2l0AAAAAAAAAAZzaGE1MTIAAABTAAAAC3NzaC1lZDI1NTE5
+AAAAQBondOnHZPhto67n32uL8YT3j/TzhvgTDJRCXtVscl2nCVt+7bAnNkad2N2dBgq3YG
+wAx4EnebChBoIK5Egf9Aw=
+-----END SSH SIGNATURE-----
