@@ -59,6 +59,10 @@ func (c Cell) String() string { return string(c.Name) + "@" + c.Author.String() 
 // Short returns name@z6Mk…xxxxxx, for lists that people read.
 func (c Cell) Short() string { return string(c.Name) + "@" + c.Author.Short() }
 
+// Seeds is the topic under which those who hand out c's source are found. Its
+// name is no cell's, since names have no slash.
+func (c Cell) Seeds() Cell { return Cell{Author: c.Author, Name: c.Name + "/seed"} }
+
 // IsZero reports whether c names no cell.
 func (c Cell) IsZero() bool { return c == Cell{} }
 

@@ -229,7 +229,7 @@ const (
 
 // admit verifies a lease for key, whoever sent it, and raises the floor to it.
 func (k *Kad) admit(raw []byte, key identity.NameKey, now time.Time) (l record.Lease, reason string) {
-	l, err := record.OpenLease(raw, k.net, now)
+	l, err := record.OpenAnnouncement(raw, k.net, now)
 	switch {
 	case err != nil:
 		return l, record.Reason(err)

@@ -57,6 +57,7 @@ type Lease struct {
 	draining      bool
 	stop          context.CancelFunc // ends the renewals
 	near, far     [][]byte           // addresses in the newest leases, for LAN and DHT
+	spore         *record.Spore      // set: what is announced is a seed of it
 	next          record.Lease       // for the DHT; without Raw: nothing to put
 	tried         bool               // a put was begun
 	doubt         bool               // a node of the DHT may hold a lease
@@ -71,12 +72,22 @@ type Lease struct {
 // LAN has been told when it returns. Announcing a cell again puts the new
 // certificates into force and ends its draining; after Withdraw it begins anew.
 func (m *Mesh) Announce(cell identity.Cell, grant, member []byte) *Lease {
+	return m.announce(cell, func(l *Lease) { l.grant, l.member, l.draining = grant, member, false })
+}
+
+// AnnounceSeed makes it known that this node hands out a release. It is
+// discovered under [identity.Cell.Seeds]; a later release replaces it.
+func (m *Mesh) AnnounceSeed(s record.Spore) *Lease {
+	return m.announce(s.Cell.Seeds(), func(l *Lease) { l.spore = &s })
+}
+
+func (m *Mesh) announce(cell identity.Cell, content func(*Lease)) *Lease {
 	for {
 		m.mu.Lock()
 		l := m.leases[cell]
 		if l != nil {
 			m.mu.Unlock()
-			if l.revise(func() { l.grant, l.member, l.draining = grant, member, false }) {
+			if l.revise(func() { content(l) }) {
 				return l
 			}
 			m.remove(l) // withdrawn a moment ago
@@ -84,10 +95,11 @@ func (m *Mesh) Announce(cell identity.Cell, grant, member []byte) *Lease {
 		}
 		ctx, stop := context.WithCancel(m.ctx)
 		l = &Lease{
-			m: m, cell: cell, grant: grant, member: member, stop: stop, cancelPut: func() {},
+			m: m, cell: cell, stop: stop, cancelPut: func() {},
 			look: make(chan struct{}, 1), retry: make(chan struct{}, 1), fresh: make(chan struct{}, 1),
 			ended: make(chan struct{}), changed: make(chan struct{}),
 		}
+		content(l)
 		if m.stopped {
 			l.state = State{Phase: Failing, Err: ErrStopped, Since: time.Now()}
 			close(l.ended)
@@ -243,10 +255,7 @@ func (l *Lease) signLocked(order record.Order, addrs [][]byte, ttl time.Duration
 		state = record.StateDraining
 	}
 	for {
-		signed, err := record.SignLease(l.m.cfg.Key, l.m.cfg.Network, record.Offer{
-			Cell: l.cell, State: state, Addrs: addrs, Grant: l.grant, Member: l.member,
-			Order: order, Issued: time.Now(), TTL: ttl,
-		})
+		signed, err := l.signAs(state, order, addrs, ttl)
 		if err == nil {
 			return signed, nil
 		}
@@ -255,6 +264,17 @@ func (l *Lease) signLocked(order record.Order, addrs [][]byte, ttl time.Duration
 		}
 		addrs = addrs[:len(addrs)-1]
 	}
+}
+
+func (l *Lease) signAs(state record.State, order record.Order, addrs [][]byte, ttl time.Duration) (record.Lease, error) {
+	key, network, now := l.m.cfg.Key, l.m.cfg.Network, time.Now()
+	if l.spore == nil {
+		return record.SignLease(key, network, record.Offer{
+			Cell: l.cell, State: state, Addrs: addrs, Grant: l.grant, Member: l.member, Order: order, Issued: now, TTL: ttl,
+		})
+	}
+	s, err := record.SignSeed(key, network, record.SeedOffer{Spore: *l.spore, Addrs: addrs, Order: order, Issued: now, TTL: ttl})
+	return s.Lease(), err
 }
 
 // issueLocked signs the next leases, tells the LAN and hands the other to publish.

@@ -389,3 +389,42 @@ func TestStoppedMeshAnnouncesNothing(t *testing.T) {
 		}
 	})
 }
+
+// Those who hand out a cell's source are found under a topic of their own, and
+// are never taken for those who serve it.
+func TestAnnounceSeed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := &ether{}
+		port := e.join()
+		near := e.join()
+		a := start(t, 10, Config{LAN: port})
+		b := start(t, 11, Config{LAN: near})
+		near.hear = b.Heard
+		s, err := record.SignSpore(author, record.Spore{
+			Cell: cellOf("greeter"), Seq: 1, Version: "1.0.0", Commit: "0123456789012345678901234567890123456789", Size: 1, Files: 1,
+			Tree: [32]byte{1}, Serve: record.Serve{Open: true}, Issued: time.Now(), Expires: time.Now().Add(24 * time.Hour),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.AnnounceSeed(s)
+		found := 0
+		for ep, err := range b.Discover(t.Context(), cellOf("greeter").Seeds()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ep.Lease.Seed == nil || ep.Lease.Seed.Spore != s.Hash() || ep.Node != key(10).Public() {
+				t.Errorf("found %+v", ep)
+			}
+			found++
+		}
+		if found != 1 {
+			t.Errorf("%d seeds found, want 1", found)
+		}
+		for ep, err := range b.Discover(t.Context(), cellOf("greeter")) {
+			if err == nil {
+				t.Errorf("a seed was found as one who serves: %+v", ep)
+			}
+		}
+	})
+}

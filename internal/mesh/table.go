@@ -131,7 +131,10 @@ func newEntry(l record.Lease, tier Tier, now time.Time, old *entry) entry {
 }
 
 func certificates(l record.Lease) []record.Header {
-	if l.Member != nil {
+	switch {
+	case l.Seed != nil:
+		return nil
+	case l.Member != nil:
 		return []record.Header{l.Grant.Header, l.Member.Header}
 	}
 	return []record.Header{l.Grant.Header}

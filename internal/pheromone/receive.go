@@ -86,7 +86,7 @@ func (l *LAN) asksUs(raw []byte, from netip.AddrPort, now time.Time) error {
 
 // tellsUs handles a lease or a tombstone.
 func (l *LAN) tellsUs(raw []byte, kind Kind, now time.Time) error {
-	lease, err := record.OpenLease(raw, l.network, now)
+	lease, err := record.OpenAnnouncement(raw, l.network, now)
 	if err != nil {
 		return err
 	}

@@ -36,16 +36,18 @@ type floorEntry struct {
 func (f *Floor) Admit(l Lease) (fresh bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	grant := floorKey{l.Cell.Author, identity.Cell{Author: l.Cell.Author, Name: l.Grant.Name}}
 	lease := floorKey{l.Signer, l.Cell}
-	if f.atLocked(grant).Compare(l.Grant.Order) > 0 {
+	grant := floorKey{l.Cell.Author, identity.Cell{Author: l.Cell.Author, Name: l.Grant.Name}}
+	if l.Seed == nil && f.atLocked(grant).Compare(l.Grant.Order) > 0 {
 		return false, fmt.Errorf("%w: its grant has been replaced", ErrOrder)
 	}
 	c := f.atLocked(lease).Compare(l.Order)
 	if c > 0 {
 		return false, fmt.Errorf("%w: lease of %s by %s", ErrOrder, l.Cell.Short(), l.Signer.Short())
 	}
-	f.raiseLocked(grant, l.Grant.Order)
+	if l.Seed == nil {
+		f.raiseLocked(grant, l.Grant.Order)
+	}
 	f.raiseLocked(lease, l.Order)
 	return c < 0, nil
 }

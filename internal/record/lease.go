@@ -42,6 +42,7 @@ type Lease struct {
 	Addrs  [][]byte
 	Grant  Grant
 	Member *Member // nil where the grant needs none
+	Seed   *Seed   // set where this stands for a seed, which has no grant
 	Raw    []byte  // as received; do not modify
 }
 

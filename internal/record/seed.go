@@ -40,10 +40,9 @@ type seedPayload struct {
 	Addrs  [][]byte
 }
 
-// SeedKey is where the seeds of a cell lie: SHA-256("cell/seed/1" ‖ NameKey).
+// SeedKey is where the seeds of a cell lie: the place of [identity.Cell.Seeds].
 func SeedKey(cell identity.Cell, network identity.NetworkID) identity.NameKey {
-	k := cell.Key(network)
-	return sha256.Sum256(append([]byte("cell/seed/1"), k[:]...))
+	return cell.Seeds().Key(network)
 }
 
 // SeedOffer is what a node puts into a seed.
