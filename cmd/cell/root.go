@@ -108,7 +108,7 @@ Nothing is reported to anybody.`,
 	})
 	for i, commands := range [][]*cobra.Command{ // as in groups
 		{a.initCmd(), a.upCmd(), a.downCmd(), a.demoCmd()},
-		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd()},
+		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd(), a.loadCmd(), a.logsCmd(), a.stopCmd()},
 		{a.eventsCmd(), a.lookupCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
 		{a.admitCmd(), a.trustCmd(), a.configCmd(), a.completionCmd(), a.versionCmd()},
 	} {
