@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -63,14 +65,31 @@ func Init() {
 	syscall.Exit(0) // os.Exit would run hooks of the node's, such as the race detector's
 }
 
+// keepDescriptors lets the program have none but 0, 1, 2 and fdLink. Whoever
+// started the node may have left others open in it: one of a folder would lead
+// out of any sandbox.
+func keepDescriptors() error {
+	if unix.CloseRange(fdLink+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return nil
+	}
+	open, err := os.ReadDir("/proc/self/fd") // a kernel before 5.11
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > fdLink {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return err
+}
+
 func runStage() error {
 	for fd := fdLink; fd <= fdProgram; fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
 			return errors.New("this process is a part of cell that is not started by hand")
 		}
 	}
-	unix.CloseOnExec(fdControl)
-	unix.CloseOnExec(fdProgram)
+	if err := keepDescriptors(); err != nil {
+		return fmt.Errorf("close descriptors: %w", err)
+	}
 	control := os.NewFile(fdControl, "control")
 	var o order
 	if err := json.NewDecoder(io.LimitReader(control, maxOrder)).Decode(&o); err != nil {

@@ -56,7 +56,10 @@ func becomeProgram(o order, control *os.File) error {
 	// No namespaces within this one: they are the usual way to the kernel's
 	// weak spots. Where the file is read-only, as in containers, so be it.
 	_ = os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0)
-	if err := ownRoot(o.Limits.Scratch); err != nil {
+	// Nor the keys of the session that the node was started in. Where this is
+	// refused, the program's own attempts at keys are refused as well.
+	_, _ = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+	if err := ownRoot(o); err != nil {
 		return err
 	}
 	_ = unix.Sethostname([]byte("cell"))
@@ -79,20 +82,21 @@ func hungUp(control *os.File) bool {
 }
 
 // ownRoot replaces the whole file tree.
-func ownRoot(scratch int64) error {
+func ownRoot(o order) error {
 	const base = "/tmp" // any folder: what is put over it is seen by nobody else
 	steps := []struct {
 		what string
 		do   func() error
 	}{
 		{"make mounts private", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
+		{"make program read-only", func() error { return lockProgram(o) }},
 		{"mount root", func() error { return unix.Mount("cell", base, "tmpfs", unix.MS_NOSUID, rootSize) }},
 		{"make folders", func() error {
 			return errors.Join(os.Mkdir(base+"/tmp", 0o755), os.Mkdir(base+"/proc", 0o755), os.Mkdir(base+"/dev", 0o755))
 		}},
 		{"mount devices", func() error { return errors.Join(device(base, "null"), device(base, "zero"), device(base, "urandom")) }},
 		{"mount /tmp", func() error {
-			return unix.Mount("cell", base+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=1777", scratch))
+			return unix.Mount("cell", base+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=1777", o.Limits.Scratch))
 		}},
 		{"mount /proc", func() error {
 			// Only processes, not the machine. In a container it may be refused; programs live without.
@@ -125,6 +129,42 @@ func device(base, name string) error {
 	}
 	f.Close()
 	return unix.Mount("/dev/"+name, at, "", unix.MS_BIND, "")
+}
+
+// lockProgram puts a descriptor of a read-only mount in the place of the
+// program's. A program that belongs to the sandbox's user could otherwise
+// write over itself by way of /proc/self/exe, in the node's cache.
+func lockProgram(o order) error {
+	var given, found unix.Stat_t
+	if err := unix.Fstat(fdProgram, &given); err != nil {
+		return err
+	}
+	if o.Probe || int(given.Uid) != os.Getuid() { // to write it, or to change its mode, takes the owner
+		return nil
+	}
+	if err := unix.Mount(o.Path, o.Path, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(o.Path, &fs); err != nil {
+		return err
+	}
+	kept := uintptr(fs.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC) // what may not be taken off
+	if err := unix.Mount("", o.Path, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|kept, ""); err != nil {
+		return err
+	}
+	fd, err := unix.Open(o.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &found); err != nil {
+		return err
+	}
+	if found.Dev != given.Dev || found.Ino != given.Ino {
+		return errors.New("it was replaced just now")
+	}
+	return unix.Dup3(fd, fdProgram, unix.O_CLOEXEC)
 }
 
 // dropCapabilities gives up all of root's powers for good.

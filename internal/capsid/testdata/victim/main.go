@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cell.network/cell/internal/membrane"
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -29,8 +30,26 @@ func main() {
 	case "signal":
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
-	case "look":
+	case "look": // for the sandbox only: outside, root would succeed
 		look()
+	case "descriptors":
+		es, _ := os.ReadDir("/proc/self/fd")
+		for _, e := range es {
+			fmt.Println(e.Name())
+		}
+	case "keys":
+		keys()
+	case "rewrite": // its own program, once that no longer runs
+		if err := rewrite(); err != nil {
+			fmt.Println(err)
+		}
+	case "rewritten":
+		f, err := os.OpenFile("/proc/self/fd/9", os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.Write([]byte("evil"))
+		}
+		fmt.Println("write:", err)
+		fmt.Println("chmod:", os.NewFile(9, "program").Chmod(0o777))
 	case "flood":
 		n, _ := strconv.Atoi(os.Args[2])
 		for range n {
@@ -83,6 +102,33 @@ func main() {
 		os.NewFile(3, "link").Close()
 		wait()
 	}
+}
+
+// keys looks for a key of the session that the node was started in.
+func keys() {
+	session, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	if err == nil {
+		_, err = unix.KeyctlSearch(session, "user", "capsid-test", 0)
+	}
+	fmt.Println("key found:", err == nil)
+}
+
+func rewrite() error {
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	if err := unix.Dup3(int(program.Fd()), 9, 0); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(program)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("/tmp/copy", b, 0o755); err != nil {
+		return err
+	}
+	return syscall.Exec("/tmp/copy", []string{"victim", "rewritten"}, nil)
 }
 
 func wait() { time.Sleep(time.Minute) }
