@@ -19,9 +19,9 @@ import (
 )
 
 // swarmSize is how many nodes the DHT has before a newcomer joins, all in one
-// process: enough that one node does not hold everything, few enough for two
+// process: enough that not every node holds every lease, few enough for two
 // cores.
-const swarmSize = 24
+func (b *bench) swarmSize() int { return pick(b, 16, 24) }
 
 // swarmSpec is what the process of a DHT is told.
 type swarmSpec struct {
@@ -145,7 +145,7 @@ func (s swarmSpec) announce(ctx context.Context, i int, h *host.Host, k *kad.Kad
 // dht measures the way through the DHT: for a node that starts and knows one
 // address, and for one that has joined and meets a name that is new to it.
 func (b *bench) dht(ctx context.Context) {
-	newcomers, newNames := pick(b, 7, 41), pick(b, 15, 101)
+	newcomers, newNames := pick(b, 5, 41), pick(b, 11, 101)
 	names := newcomers + newNames + 1
 	ours, oursJoined, closeOurs := b.cellDHT(ctx, names, newcomers)
 	defer closeOurs()
@@ -163,7 +163,7 @@ func (b *bench) dht(ctx context.Context) {
 func (b *bench) cellDHT(ctx context.Context, names, newcomers int) (fresh, stays report.Contender, stop func()) {
 	fresh.Name, stays.Name, stop = "cell", "cell", func() {}
 	var first []string
-	child, err := report.StartChild("swarm", swarmSpec{b.seed, swarmSize, names}, &first)
+	child, err := report.StartChild("swarm", swarmSpec{b.seed, b.swarmSize(), names}, &first)
 	if err != nil {
 		fresh.Err, stays.Err = err, err
 		return fresh, stays, stop
@@ -233,7 +233,7 @@ func (b *bench) stockDHT(ctx context.Context, names, newcomers int) (fresh, stay
 	const name = "kad-dht 0.42.2, libp2p 0.51.0"
 	fresh.Name, stays.Name, stop = name, name, func() {}
 	var first libp2pAddr
-	child, err := report.StartChild("libp2p-dht", swarmSpec{b.seed, swarmSize, names}, &first)
+	child, err := report.StartChild("libp2p-dht", swarmSpec{b.seed, b.swarmSize(), names}, &first)
 	if err != nil {
 		fresh.Err, stays.Err = err, err
 		return fresh, stays, stop

@@ -35,7 +35,7 @@ func (b *bench) lan(ctx context.Context) {
 	defer closeTheirs()
 	wait(ctx, settle)
 	cs := []report.Contender{ours, theirs}
-	sides := report.Times(ctx, pick(b, 7, 41), b.rand, cs)
+	sides := report.Times(ctx, pick(b, 5, 41), b.rand, cs)
 	b.compare("new caller to its first call, LAN", report.Time, cs, sides, 1)
 
 	neighbour, closeNeighbour := b.cellNeighbour()

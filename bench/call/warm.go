@@ -90,7 +90,7 @@ func (b *bench) rows(ctx context.Context, where string, echoers []echoer, g goal
 			cs = append(cs, e.contender(x.size, b.seed))
 		}
 		sides := report.Rounds(ctx, report.Plan{
-			Callers: x.callers, Rounds: pick(b, 3, 9), Each: pick(b, 200*time.Millisecond, time.Second), Rand: b.rand,
+			Callers: x.callers, Rounds: pick(b, 3, 9), Each: pick(b, 150*time.Millisecond, time.Second), Rand: b.rand,
 		}, cs)
 		b.compare(x.what+where, x.unit, cs, sides, x.goals...)
 	}
