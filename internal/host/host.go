@@ -228,8 +228,8 @@ func (h *Host) Key() identity.Key { return h.key }
 func (h *Host) NetworkName() identity.Network { return h.network }
 
 // Dial opens a connection to a node unless there is one. Addresses are binary
-// multiaddrs without /p2p; those that are not QUIC are left out, and ones known
-// from before are tried too. The caller answers for where they come from: what
+// multiaddrs without /p2p; those that are not QUIC to one machine are left out,
+// and ones known from before are tried too. The caller answers for where they come from: what
 // a stranger said passes [Dialable] first. It does not wait for identify.
 func (h *Host) Dial(ctx context.Context, key identity.Key, addrs [][]byte) error {
 	id, err := PeerID(key)
@@ -256,10 +256,17 @@ func (h *Host) DialableRaw(raw []byte) bool {
 	return err == nil && Dialable(h.network, a)
 }
 
+// Neighbour returns what it takes to dial a node that the local network told
+// of: its addresses need not be public, but must be QUIC to one machine.
+func (h *Host) Neighbour(key identity.Key, addrs [][]byte) (peer.AddrInfo, error) {
+	id, err := PeerID(key)
+	return peer.AddrInfo{ID: id, Addrs: h.parseAddrs(addrs)}, err
+}
+
 func (h *Host) parseAddrs(raw [][]byte) []ma.Multiaddr {
 	var good []ma.Multiaddr
 	for _, b := range raw {
-		if a, err := ma.NewMultiaddrBytes(b); err == nil && isQUIC(a) {
+		if a, err := ma.NewMultiaddrBytes(b); err == nil && oneMachine(a) {
 			good = append(good, a)
 		}
 	}

@@ -94,6 +94,36 @@ func TestDialAndOpen(t *testing.T) {
 	_ = s.Reset()
 }
 
+// TestNamesAreNotLookedUp hands the dialler what a peer may claim in identify.
+func TestNamesAreNotLookedUp(t *testing.T) {
+	a, b := open(t, Config{Key: key(1)}), open(t, Config{Key: key(2)})
+	udp, err := b.Addrs()[0].ValueForProtocol(ma.P_UDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := peer.AddrInfo{ID: b.ID(), Addrs: []ma.Multiaddr{ma.StringCast("/dns4/localhost/udp/" + udp + "/quic-v1")}}
+	if err := a.Connect(t.Context(), named); err == nil {
+		t.Error("a name was looked up")
+	}
+}
+
+func TestNeighbour(t *testing.T) {
+	a := open(t, Config{Key: key(1), Network: identity.Public})
+	var addrs [][]byte
+	for _, s := range []string{
+		"/ip4/192.168.1.2/udp/9/quic-v1", "/ip4/1.2.3.4/udp/9/quic-v1", // these stay
+		"/dns4/victim.example/udp/9/quic-v1", "/ip4/1.2.3.4/tcp/9", "/ip4/239.1.2.3/udp/9/quic-v1",
+		"/ip4/255.255.255.255/udp/9/quic-v1", "/ip4/0.0.0.0/udp/9/quic-v1", "/ip4/1.2.3.4/udp/0/quic-v1",
+		"/ip4/1.2.3.4/udp/9/quic-v1/p2p/" + a.ID().String() + "/p2p-circuit",
+	} {
+		addrs = append(addrs, ma.StringCast(s).Bytes())
+	}
+	got, err := a.Neighbour(key(2).Public(), addrs)
+	if err != nil || len(got.Addrs) != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 func TestDialWithoutAddresses(t *testing.T) {
 	a := open(t, Config{Key: key(1)})
 	if err := a.Dial(t.Context(), key(2).Public(), [][]byte{{1, 2, 3}}); err == nil {

@@ -17,17 +17,16 @@ import (
 // network the IP must be public; on a private one any IP that belongs to a
 // single machine will do.
 func Dialable(n identity.Network, a ma.Multiaddr) bool {
+	return oneMachine(a) && (n.Private() || manet.IsPublicAddr(a))
+}
+
+// oneMachine reports whether a is a QUIC address that belongs to one machine.
+func oneMachine(a ma.Multiaddr) bool {
 	if !isQUIC(a) || len(a.Bytes()) > record.MaxAddrSize {
 		return false
 	}
 	ip := net.IP(a[0].RawValue())
-	switch {
-	case ip.IsUnspecified(), ip.IsMulticast(), ip.Equal(net.IPv4bcast), a[1].Value() == "0":
-		return false
-	case n.Private():
-		return true
-	}
-	return manet.IsPublicAddr(a)
+	return !ip.IsUnspecified() && !ip.IsMulticast() && !ip.Equal(net.IPv4bcast) && a[1].Value() != "0"
 }
 
 // isQUIC reports whether a is /ip4/…/udp/…/quic-v1 or the same with ip6.

@@ -86,6 +86,21 @@ func firstIP(listen []string) sourceIP {
 	return sourceIP(net.IPv4zero)
 }
 
+// noNames keeps peers from making this node look up names in DNS: what they
+// say of their addresses in identify comes to the dialler without having passed
+// [Dialable]. Names in the settings are resolved before.
+type noNames struct{}
+
+// ResolveDNSAddr implements [network.MultiaddrDNSResolver].
+func (noNames) ResolveDNSAddr(context.Context, peer.ID, ma.Multiaddr, int, int) ([]ma.Multiaddr, error) {
+	return nil, nil
+}
+
+// ResolveDNSComponent implements [network.MultiaddrDNSResolver].
+func (noNames) ResolveDNSComponent(context.Context, ma.Multiaddr, int) ([]ma.Multiaddr, error) {
+	return nil, nil
+}
+
 // newSwarm makes the set of connections of one key. The detector of UDP black
 // holes is off: it counts each dial that we cancel as a failure and would
 // silence a node that has nothing but UDP.
@@ -106,6 +121,7 @@ func newSwarm(key crypto.PrivKey, bus event.Bus, m *quicreuse.ConnManager, limit
 	}
 	s, err := swarm.NewSwarm(id, book, bus,
 		swarm.WithResourceManager(limits),
+		swarm.WithMultiaddrResolver(noNames{}),
 		swarm.WithDialTimeout(dialTimeout),
 		swarm.WithDialTimeoutLocal(dialTimeout),
 		swarm.WithUDPBlackHoleSuccessCounter(nil),
