@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 const (
 	fewPeers     = 8 // below, the bootstrap peers are dialled again and again
 	meetMany     = 16
-	meetFew      = 2 // remembered peers that are dialled now and then: so that the halves of a cut network meet again
-	meetAtOnce   = 8 // dials under way
+	meetFew      = 2  // remembered peers that are dialled now and then: so that the halves of a cut network meet again
+	meetAtOnce   = 8  // dials under way
+	maxMeetings  = 32 // calls of AddPeers under way; what comes meanwhile is dropped
 	meetTimeout  = 5 * time.Second
 	backoffFirst = time.Second     // pause after the first attempt to fill the table
 	backoffEmpty = time.Minute     // it doubles up to this while the table is empty
@@ -46,16 +48,30 @@ func parseSeed(s string) (ma.Multiaddr, error) {
 
 // AddPeers tells the node of peers that others found, such as those on the LAN.
 // They are dialled in the background and enter the routing table if they serve.
+// Whoever says so may have made them up: while many are being dialled, further
+// ones are forgotten, so that dials for other ends go on.
 func (k *Kad) AddPeers(peers []peer.AddrInfo) {
+	peers = slices.DeleteFunc(slices.Clone(peers), func(p peer.AddrInfo) bool { return len(p.Addrs) == 0 || k.met(p.ID) })
+	if len(peers) == 0 {
+		return
+	}
 	if len(peers) > meetMany {
 		peers = peers[:meetMany]
 	}
-	if k.begin() {
-		go func() {
-			defer k.tasks.Done()
-			k.meet(peers)
-		}()
+	select {
+	case k.meetings <- struct{}{}:
+	default:
+		return
 	}
+	if !k.begin() {
+		<-k.meetings
+		return
+	}
+	go func() {
+		defer k.tasks.Done()
+		defer func() { <-k.meetings }()
+		k.meet(peers)
+	}()
 }
 
 // Bootstrap waits until the routing table holds a peer. The dialling goes on

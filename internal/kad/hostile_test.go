@@ -3,6 +3,7 @@ package kad
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -264,4 +265,29 @@ func TestConfigRefused(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
+}
+
+// TestMadeUpPeers floods a node with peers that are not there, as a neighbour
+// on the LAN can: dials to those that are must go on.
+func TestMadeUpPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 12)
+		n := w.add(0, Config{still: true})
+		honest := w.hostAt(1)
+		defer honest.Close()
+		for i := range 300 {
+			var nowhere []ma.Multiaddr
+			for port := range 8 {
+				nowhere = append(nowhere, ma.StringCast(fmt.Sprintf("/ip4/10.9.%d.%d/udp/%d/quic-v1", i/250, i%250, port+1)))
+			}
+			n.AddPeers([]peer.AddrInfo{{ID: testPeer(1000 + i), Addrs: nowhere}})
+		}
+		time.Sleep(time.Second)
+		if got := len(n.host.Peerstore().PeersWithAddrs()); got > 2*maxMeetings {
+			t.Errorf("%d peers are remembered", got)
+		}
+		if err := n.host.Connect(t.Context(), peer.AddrInfo{ID: honest.ID(), Addrs: honest.Addrs()}); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -115,11 +115,12 @@ type Kad struct {
 	rate  rates
 	seen  record.Floor // what was found and held
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	kick   chan struct{} // wakes the bootstrap loop
-	lost   atomic.Bool   // nobody in the table answered
+	ctx      context.Context
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	kick     chan struct{} // wakes the bootstrap loop
+	meetings chan struct{} // one taken for each AddPeers under way
+	lost     atomic.Bool   // nobody in the table answered
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -136,7 +137,7 @@ func New(h *host.Host, c Config) (*Kad, error) {
 	}
 	k := &Kad{
 		conf: c, host: h, net: c.Network.ID(), self: placeOf(h.ID()), proto: host.Protocol(c.Network, "lease/1"),
-		table: newTable(h), store: newStore(), kick: make(chan struct{}, 1),
+		table: newTable(h), store: newStore(), kick: make(chan struct{}, 1), meetings: make(chan struct{}, maxMeetings),
 		refused: make(map[string]uint64), holders: make(map[identity.NameKey]holding),
 	}
 	if k.book, err = openBook(c.PeersFile); err != nil {

@@ -28,7 +28,6 @@ import (
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/ribosome"
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 )
 
 // Config is what a node is made of. `cell up` fills it with the real world,
@@ -81,6 +80,8 @@ type Node struct {
 	randMu   sync.Mutex
 
 	refused refusals
+	targets targets       // of programs on this machine
+	served  targets       // of other nodes, who name authors by key only
 	down    chan struct{} // closed by Down
 	once    sync.Once
 	wg      sync.WaitGroup // replicas and their watchers
@@ -255,15 +256,9 @@ func (n *Node) heard(l record.Lease) {
 	if l.Tombstone() || l.Node() == n.self {
 		return
 	}
-	id, err := host.PeerID(l.Node())
+	info, err := n.host.Neighbour(l.Node(), l.Addrs)
 	if err != nil {
 		return
-	}
-	info := peer.AddrInfo{ID: id}
-	for _, raw := range l.Addrs {
-		if a, err := ma.NewMultiaddrBytes(raw); err == nil {
-			info.Addrs = append(info.Addrs, a)
-		}
 	}
 	n.kad.AddPeers([]peer.AddrInfo{info})
 }
