@@ -21,16 +21,21 @@ import (
 // A request that certainly reached nobody is tried on the next endpoint; one
 // whose outcome is unknown is not, so no request is executed twice.
 func (n *Node) Call(ctx context.Context, r frame.Request) (frame.Response, error) {
-	ref, method, err := identity.ParseMethod(r.Target)
-	if err != nil {
-		return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: err.Error()}
+	t, ok := n.targets.get(r.Target)
+	if !ok {
+		ref, method, err := identity.ParseMethod(r.Target)
+		if err != nil {
+			return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: err.Error()}
+		}
+		cell, err := n.resolve(ref)
+		if err != nil {
+			return frame.Response{}, &frame.Error{Code: frame.NoReplica, Message: err.Error(), Hint: "name the author by key, or give him a petname: cell trust add NAME KEY"}
+		}
+		t = target{cell, cell.String() + "/" + method}
+		n.targets.put(r.Target, t)
 	}
-	cell, err := n.resolve(ref)
-	if err != nil {
-		return frame.Response{}, &frame.Error{Code: frame.NoReplica, Message: err.Error(), Hint: "name the author by key, or give him a petname: cell trust add NAME KEY"}
-	}
-	r.Target = cell.String() + "/" + method
-	return n.callAnywhere(ctx, cell, r)
+	r.Target = t.full
+	return n.callAnywhere(ctx, t.cell, r)
 }
 
 // callAnywhere tries this node's replicas, then those of others.
@@ -80,13 +85,16 @@ func worse(a, b error) error {
 
 // callHere tries the replicas on this node, the least busy first.
 func (n *Node) callHere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
-	var last error = &frame.Error{Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " on this node"}
+	var last error
 	for _, x := range n.aliveReplicas(cell) {
 		res, err := x.call(ctx, r)
 		if !retriable(err) {
 			return res, err
 		}
 		last = worse(err, last)
+	}
+	if last == nil {
+		last = &frame.Error{Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " on this node"}
 	}
 	return frame.Response{}, last
 }
@@ -158,15 +166,20 @@ func notFound(ctx context.Context, cell identity.Cell, err error, tried []string
 // serveRemote answers another node's request from replicas on this node only:
 // requests are never passed on a second time.
 func (n *Node) serveRemote(ctx context.Context, _ identity.Key, r frame.Request) (frame.Response, error) {
-	ref, _, err := identity.ParseMethod(r.Target)
-	if err != nil {
-		return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: err.Error()}
+	t, ok := n.served.get(r.Target)
+	if !ok {
+		ref, _, err := identity.ParseMethod(r.Target)
+		if err != nil {
+			return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: err.Error()}
+		}
+		author, err := identity.ParseKey(ref.Author)
+		if err != nil {
+			return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: "a request between nodes names the author by key"}
+		}
+		t = target{identity.Cell{Author: author, Name: ref.Name}, r.Target}
+		n.served.put(r.Target, t)
 	}
-	author, err := identity.ParseKey(ref.Author)
-	if err != nil {
-		return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: "a request between nodes names the author by key"}
-	}
-	return n.callHere(ctx, identity.Cell{Author: author, Name: ref.Name}, r)
+	return n.callHere(ctx, t.cell, r)
 }
 
 // connectReplica gives a replica a connection to a cell that its manifest

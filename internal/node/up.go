@@ -147,6 +147,7 @@ func (n *Node) Reload() error {
 	n.settings.Author, n.settings.Authors, n.settings.Hosts = s.Author, s.Authors, s.Hosts
 	n.certs = certs
 	n.mu.Unlock()
+	n.targets.forget()
 	n.event(journal.Config, "", "", "settings and certificates read again", map[string]any{"grants": len(certs.Grants), "authors": len(s.Authors)})
 	return nil
 }
