@@ -167,9 +167,14 @@ func TestDraining(t *testing.T) {
 		s := new(synapse)
 		s.become(func(context.Context, string) (*frame.Conn, error) {
 			a, b := sim.Pipe()
-			server := serveFrames(t, b, io.Discard)
-			if len(servers) != 1 { // all but the second are about to end
-				server.Drain(context.Background())
+			drains := func(context.Context, frame.Request) (frame.Response, error) { // of a version that knows no leave frame
+				return frame.Response{}, &frame.Error{Code: frame.Draining}
+			}
+			var server *frame.Conn
+			if len(servers) == 1 { // all but the second are about to end
+				server = serveFrames(t, b, io.Discard)
+			} else {
+				server = frame.NewConn(b, frame.Config{Handler: drains})
 			}
 			client := frame.NewConn(a, frame.Config{})
 			clients, servers = append(clients, client), append(servers, server)

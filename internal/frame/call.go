@@ -23,6 +23,7 @@ type caller struct {
 	free  []*call // ended; not shared among connections, since one of a synctest bubble must stay there
 	last  uint64  // number of the newest call
 	limit int
+	leave bool  // the peer takes no new calls
 	lost  error // the connection ended
 }
 
@@ -33,6 +34,8 @@ func (c *caller) add() (*call, uint64, error) {
 	switch {
 	case c.lost != nil:
 		return nil, 0, errorf(NotSent, "the connection is closed: %v", c.lost)
+	case c.leave:
+		return nil, 0, errorf(Draining, "the peer takes no new calls")
 	case len(c.calls) >= c.limit:
 		return nil, 0, errorf(Overloaded, "%d calls are in flight on this connection, no more are allowed", c.limit)
 	}
@@ -66,6 +69,20 @@ func (c *caller) remove(id uint64) bool {
 	_, waiting := c.calls[id]
 	delete(c.calls, id)
 	return waiting
+}
+
+// end makes no more calls: the peer takes none.
+func (c *caller) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leave = true
+}
+
+// over reports whether there are no calls and will be none.
+func (c *caller) over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.leave && len(c.calls) == 0
 }
 
 func (c *caller) waiting(id uint64) bool {
@@ -156,6 +173,9 @@ func (c *Conn) Call(ctx context.Context, r Request) (Response, error) {
 	}
 	if queued {
 		c.out.post(header{kind: kindCancel, call: h.call})
+	}
+	if c.useless() {
+		c.fail(errLeft)
 	}
 	if err := ctx.Err(); err != nil {
 		return Response{}, AsError(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // Sizes of reading.
@@ -117,16 +118,36 @@ func (c *Conn) Done() <-chan struct{} { return c.done }
 // [ErrMalformed], io.EOF where the peer closed it, or what the stream reported.
 func (c *Conn) Err() error { return c.calls.reason() }
 
-// Drain refuses new calls of the peer with Draining, and returns when those in
-// flight have been served and their responses written. Calls of this side go
-// on; Close the connection when Drain has returned.
+// hangUp is how long a peer that has all its responses may take to hang up.
+const hangUp = 500 * time.Millisecond
+
+// errLeft is the reason of a connection on which the peer serves no more.
+var errLeft = errors.New("the peer takes no new calls")
+
+// Drain refuses new calls of the peer with Draining and tells it so, and
+// returns when those in flight have been served, their responses written and
+// the peer has hung up, or could have. Calls of this side go on; Close the
+// connection when Drain has returned.
 func (c *Conn) Drain(ctx context.Context) error {
+	c.serving.refuse()
+	c.out.post(header{kind: kindLeave})
 	if err := c.serving.drain(ctx); err != nil {
 		return err
 	}
 	c.out.flush(ctx.Done())
+	patience := time.NewTimer(hangUp)
+	defer patience.Stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-patience.C: // it serves as well, or is of an older version
+	case <-ctx.Done():
+	}
 	return ctx.Err()
 }
+
+// useless reports whether this end neither serves nor calls, nor will.
+func (c *Conn) useless() bool { return c.cfg.Handler == nil && c.calls.over() }
 
 // Close ends the connection: calls in flight fail, contexts of handlers end.
 // It waits for the connection's goroutines but not for handlers, which
@@ -171,11 +192,17 @@ func (c *Conn) read() error {
 			err = c.readResponse(r, h)
 		case kindCancel:
 			c.serving.cancel(h.call)
+		case kindLeave:
+			c.calls.end()
+			_, err = r.Discard(int(h.length))
 		default: // of a later version
 			_, err = r.Discard(int(h.length))
 		}
 		if err != nil {
 			return noEOF(err)
+		}
+		if c.useless() {
+			return errLeft
 		}
 	}
 }

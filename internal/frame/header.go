@@ -5,7 +5,7 @@
 // frame is a header of 32 bytes, little endian, then meta, then body:
 //
 //	 0  u32  length     bytes after the header, meta included; ≤ MaxMeta + MaxBody
-//	 4  u8   kind       1 request, 2 response, 3 cancel; 0 is malformed, others are skipped
+//	 4  u8   kind       1 request, 2 response, 3 cancel, 4 leave; 0 is malformed, others are skipped
 //	 5  u8   codec      of the body: 0 raw, 1 CBOR, 2 JSON
 //	 6  u16  meta       bytes of meta; ≤ length and ≤ MaxMeta
 //	 8  u64  call       chosen by the caller, unique among its calls in flight
@@ -16,7 +16,10 @@
 // meta is the target of a request ("greeter@z6Mk…/hello"), the hint of an
 // error response and otherwise empty. The body of an error response is its
 // message in UTF-8. A cancel frame has neither; a call that was cancelled gets
-// no response, and a response to a call that nobody waits for is dropped.
+// no response, and a response to a call that nobody waits for is dropped. A
+// leave frame, sent empty, says that its sender takes no new calls: the other
+// end, unless it serves as well, hangs up as soon as it has its responses, so
+// that no request is lost under way.
 //
 // A frame that breaks these rules, or a request with the number of another one
 // in flight, ends the connection with [ErrMalformed]. Memory follows the bytes
@@ -71,6 +74,7 @@ const (
 	kindRequest  kind = 1
 	kindResponse kind = 2
 	kindCancel   kind = 3
+	kindLeave    kind = 4
 )
 
 // header is the first 32 bytes of a frame, in the order of the wire.

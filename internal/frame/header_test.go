@@ -23,6 +23,7 @@ var headers = []struct {
 	{"error", header{length: 30, kind: kindResponse, meta: 9, call: 1, code: NoReplica}},
 	{"cancel", header{kind: kindCancel, call: 1}},
 	{"largest", header{length: MaxMeta + MaxBody, kind: kindRequest, meta: MaxMeta, call: 9}},
+	{"leave", header{kind: kindLeave}},
 	{"later-kind", header{length: 5, kind: 200, call: 9}},
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -238,6 +240,78 @@ func TestDrain(t *testing.T) {
 		s.Close() // all responses have been written
 		if got := <-result; got != "done" {
 			t.Errorf("the call in flight got %q", got)
+		}
+	})
+}
+
+// TestLeave drains an end that many others call all the time: each request is
+// answered or certainly was not executed, none is lost with the connection.
+func TestLeave(t *testing.T) {
+	for range 50 {
+		a, b := socketPair(t)
+		c, s := NewConn(a, Config{}), NewConn(b, Config{Handler: echo})
+		var calls sync.WaitGroup
+		for range 8 {
+			calls.Go(func() {
+				for {
+					_, err := c.Call(context.Background(), Request{})
+					if err == nil {
+						continue
+					}
+					if e := AsError(err); e.Code != Draining && e.Code != NotSent {
+						t.Errorf("%v: %v", e.Code, e)
+					}
+					return
+				}
+			})
+		}
+		for s.Served() == 0 {
+			runtime.Gosched()
+		}
+		if err := s.Drain(context.Background()); err != nil {
+			t.Error(err)
+		}
+		s.Close()
+		calls.Wait()
+		if err := c.Err(); !errors.Is(err, errLeft) {
+			t.Errorf("the caller hung up with %v", err)
+		}
+	}
+}
+
+// TestLeaveWaits hangs up after the last response, also where the caller gave
+// up; an end that serves as well, or knows no leave frame, is not waited for long.
+func TestLeaveWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := inMemory(t, func(ctx context.Context, _ Request) (Response, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			return Response{}, ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		go c.Call(ctx, Request{})
+		synctest.Wait()
+		start := time.Now()
+		if err := s.Drain(context.Background()); err != nil || time.Since(start) != time.Minute+time.Second {
+			t.Errorf("drained after %v: %v", time.Since(start), err)
+		}
+		if err := c.Err(); !errors.Is(err, errLeft) {
+			t.Errorf("the caller hung up with %v", err)
+		}
+
+		a, b := sim.Pipe()
+		both, s := NewConn(a, Config{Handler: echo}), NewConn(b, Config{Handler: echo})
+		defer both.Close()
+		defer s.Close()
+		start = time.Now()
+		if err := s.Drain(context.Background()); err != nil || time.Since(start) != hangUp {
+			t.Errorf("drained after %v: %v", time.Since(start), err)
+		}
+		_, err := both.Call(context.Background(), Request{})
+		wantCode(t, err, Draining, "")
+		if _, err := s.Call(context.Background(), Request{}); err != nil {
+			t.Errorf("the end that drains may call: %v", err)
 		}
 	})
 }

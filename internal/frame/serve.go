@@ -144,10 +144,16 @@ func (s *server) fail(err error) {
 	}
 }
 
-// drain refuses new calls and waits until none is left.
+// refuse takes no new calls.
+func (s *server) refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+}
+
+// drain waits until no call is left.
 func (s *server) drain(ctx context.Context) error {
 	s.mu.Lock()
-	s.draining = true
 	for len(s.calls) > 0 {
 		if s.idle == nil {
 			s.idle = make(chan struct{})
