@@ -12,8 +12,8 @@ import (
 
 // Find yields the leases of a cell as they arrive, each verified, of every node
 // the newest seen. It ends when the [Quorum] closest nodes have answered;
-// stopping early is free. A tombstone is yielded only after a lease that it
-// withdraws; it never comes first. An error is yielded last: [ErrNoPeers] at
+// stopping early is free. Tombstones are yielded, too: whoever remembers an
+// older lease shall forget it. An error is yielded last: [ErrNoPeers] at
 // once where this node knows nobody, [ErrUnreachable], or that of ctx. What
 // this node holds itself is found even then.
 func (k *Kad) Find(ctx context.Context, cell identity.Cell) iter.Seq2[record.Lease, error] {
@@ -62,7 +62,7 @@ func (f *finding) open(raw []byte) (record.Lease, bool) {
 		return record.Lease{}, false
 	}
 	before, met := f.given[l.Signer]
-	if met && l.Order.Compare(before) <= 0 || !met && l.Tombstone() {
+	if met && l.Order.Compare(before) <= 0 {
 		return record.Lease{}, false
 	}
 	f.given[l.Signer] = l.Order

@@ -208,8 +208,14 @@ func TestThreeNodes(t *testing.T) {
 			if got, _, _, err := n.find(greeter); err != nil || len(got) != 0 {
 				t.Errorf("after the withdrawal %s found %v, %v", name, got, err)
 			}
+			given := 0
 			for l := range n.Find(t.Context(), greeter) {
-				t.Errorf("after the withdrawal %s was given %v, which withdraws nothing that it had", name, l)
+				if given++; !l.Tombstone() || l.Node() != b.key.Public() || given > 1 {
+					t.Errorf("after the withdrawal %s was given the lease %v of %v", name, l.Order, l.Node())
+				}
+			}
+			if given == 0 {
+				t.Errorf("%s was not told of the withdrawal", name)
 			}
 		}
 		ctx := t.Context()

@@ -97,7 +97,7 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.FindTimeout)
 	defer cancel()
 	var failure error
-	seen, usable := 0, 0
+	seen, usable, withdrawn := 0, 0, 0
 	for l, err := range m.cfg.WAN.Find(ctx, s.cell) {
 		switch {
 		case err != nil:
@@ -108,6 +108,9 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 			m.mu.Unlock()
 		default:
 			seen++
+			if l.Tombstone() {
+				withdrawn++
+			}
 			if m.learn(l, TierDHT) {
 				usable++
 			}
@@ -119,6 +122,8 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 		return TierReason{}
 	case failure != nil:
 		r.Why = failure.Error()
+	case seen > 0 && withdrawn == seen:
+		r.Why = "withdrawn"
 	case seen > 0:
 		r.Why = fmt.Sprintf("%d leases, none of them current", seen)
 	default:
