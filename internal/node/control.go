@@ -19,15 +19,16 @@ import (
 
 // Limits on what a local program may do to the control API.
 const (
-	maxControlConns = 128
-	maxRequestBody  = 64 << 10
-	headerTime      = 5 * time.Second // to send a request's header
+	maxRequestBody = 64 << 10
+	headerTime     = 5 * time.Second // to send a request's header
+	bodyTime       = 5 * time.Second // to send its body
 )
 
 // serveControl answers the control API until ctx ends, and closes its
 // connections before it returns.
 func (n *Node) serveControl(ctx context.Context) error {
 	var frames connSet // hijacked: http.Server no longer knows them
+	door := newEntrance(n.cfg.Control)
 	srv := &http.Server{
 		Handler:           n.routes(&frames),
 		ReadHeaderTimeout: headerTime,
@@ -35,6 +36,7 @@ func (n *Node) serveControl(ctx context.Context) error {
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       withPeer,
+		ConnState:         door.state,
 	}
 	stop := context.AfterFunc(ctx, func() {
 		// Streams see ctx end; what does not end by itself soon is cut.
@@ -46,7 +48,7 @@ func (n *Node) serveControl(ctx context.Context) error {
 		frames.closeAll()
 	})
 	defer stop()
-	err := srv.Serve(newLimitListener(n.cfg.Control, maxControlConns))
+	err := srv.Serve(door)
 	frames.closeAll()
 	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
 		return nil
@@ -59,6 +61,11 @@ func (n *Node) routes(frames *connSet) http.Handler {
 	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(HeaderProtocol, strconv.Itoa(Protocol))
+			if r.ContentLength == 0 {
+				asked(r.Context())
+			} else { // readJSON lifts it; nobody else reads a body but the server, at the end
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+			}
 			err := checkPeer(r.Context())
 			if v := r.Header.Get(HeaderProtocol); err == nil && v != "" && v != strconv.Itoa(Protocol) {
 				err = NewError(CodeVersion, fmt.Sprintf("this node speaks control protocol %d, the caller %s", Protocol, v), "use the program that started the node")
@@ -79,14 +86,14 @@ func (n *Node) routes(frames *connSet) http.Handler {
 	handle("POST /v1/run", n.controlRun)
 	handle("POST /v1/kill", func(w http.ResponseWriter, r *http.Request) error {
 		var q KillRequest
-		if err := readJSON(r, &q); err != nil {
+		if err := readJSON(w, r, &q); err != nil {
 			return err
 		}
 		return done(w, n.KillReplica(q.Replica))
 	})
 	handle("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) error {
 		var q StopRequest
-		if err := readJSON(r, &q); err != nil {
+		if err := readJSON(w, r, &q); err != nil {
 			return err
 		}
 		cell, err := n.parseCell(q.Cell)
@@ -113,7 +120,7 @@ func (n *Node) routes(frames *connSet) http.Handler {
 
 func (n *Node) controlRun(w http.ResponseWriter, r *http.Request) error {
 	var q RunRequest
-	if err := readJSON(r, &q); err != nil {
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	if err := absDir(q.Dir); err != nil {
@@ -193,7 +200,7 @@ func (n *Node) controlLookup(w http.ResponseWriter, r *http.Request) error {
 
 func (n *Node) controlPing(w http.ResponseWriter, r *http.Request) error {
 	var q PingRequest
-	if err := readJSON(r, &q); err != nil {
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	out := newStream(w)
@@ -284,12 +291,15 @@ func (n *Node) parseCell(text string) (identity.Cell, error) {
 	return cell, nil
 }
 
-func readJSON(r *http.Request, into any) error {
+func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
+	if err := d.Decode(into); err != nil { // and the deadline stays: the server would read on
+		w.Header().Set("Connection", "close")
 		return NewError(CodeUsage, "bad request body: "+err.Error(), "")
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	asked(r.Context())
 	return nil
 }
 
@@ -345,46 +355,4 @@ func listenControl(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
 	return l, nil
-}
-
-// limitListener holds back new connections while limit of them are open.
-type limitListener struct {
-	net.Listener
-	slots chan struct{}
-	once  sync.Once
-	done  chan struct{}
-}
-
-func newLimitListener(l net.Listener, limit int) net.Listener {
-	return &limitListener{Listener: l, slots: make(chan struct{}, limit), done: make(chan struct{})}
-}
-
-func (l *limitListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-func (l *limitListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *limitedConn) Close() error {
-	err := c.Conn.Close()
-	c.release()
-	return err
 }
