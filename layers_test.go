@@ -18,7 +18,7 @@ const module = "cell.network/cell"
 // reason to be a package.
 var layers = [][]string{
 	{"internal/identity", "internal/home", "internal/frame", "internal/ops", "internal/journal", "internal/sim"},
-	{"internal/record", "internal/membrane"},
+	{"internal/record", "internal/membrane", "internal/autonomic"},
 	{"internal/host"},
 	{"internal/pheromone", "internal/kad", "internal/axon", "internal/capsid"},
 	{"", "internal/mesh", "internal/ribosome"},
