@@ -11,7 +11,7 @@ import (
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
-	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/membrane"
 	"cell.network/cell/internal/mesh"
 )
 
@@ -182,13 +182,18 @@ func (n *Node) serveRemote(ctx context.Context, _ identity.Key, r frame.Request)
 	return n.callHere(ctx, t.cell, r)
 }
 
+// maxRelays is how many connections of one replica this node passes on: as many
+// as an honest one opens. Each costs the node a descriptor, and a replica can
+// spread its ends over many processes.
+const maxRelays = membrane.MaxConns
+
 // connectReplica gives a replica a connection to a cell that its manifest
 // needs. Where the other one runs here too, the two talk directly afterwards;
 // else this node passes the requests on.
-func (n *Node) connectReplica(from identity.Cell, m Manifest, target string) (net.Conn, error) {
+func (n *Node) connectReplica(from identity.Cell, id string, m Manifest, target string) (net.Conn, error) {
 	ref, ok := m.Needs[identity.Name(target)]
 	if !ok {
-		n.event(journal.Refuse, "", from.String(), "a replica asked for a cell that it does not need", map[string]any{"target": clipText(target)})
+		n.refuseReplica(from, target)
 		return nil, &frame.Error{Code: frame.Refused, Message: fmt.Sprintf("%q is not in [needs] of %s", target, from.Name), Hint: "name it in Cell.toml under [needs], with its author"}
 	}
 	cell, err := n.resolve(ref)
@@ -217,9 +222,10 @@ func (n *Node) connectReplica(from identity.Cell, m Manifest, target string) (ne
 		r.Target = cell.String() + "/" + method
 		return n.callAnywhere(ctx, cell, r)
 	}})
-	n.mu.Lock()
-	n.relays[relay] = struct{}{}
-	n.mu.Unlock()
+	if !n.addRelay(relay, id) {
+		_, _ = relay.Close(), theirs.Close()
+		return nil, &frame.Error{Code: frame.Overloaded, Message: fmt.Sprintf("%d connections are open, no more are allowed", maxRelays)}
+	}
 	n.wg.Go(func() {
 		<-relay.Done()
 		n.mu.Lock()
@@ -227,4 +233,21 @@ func (n *Node) connectReplica(from identity.Cell, m Manifest, target string) (ne
 		n.mu.Unlock()
 	})
 	return theirs, nil
+}
+
+// addRelay notes a connection that is passed on for a replica, unless it has too many.
+func (n *Node) addRelay(relay *frame.Conn, id string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	open := 0
+	for _, of := range n.relays {
+		if of == id {
+			open++
+		}
+	}
+	if open >= maxRelays {
+		return false
+	}
+	n.relays[relay] = id
+	return true
 }

@@ -74,9 +74,9 @@ type Node struct {
 	settings Settings // guarded by mu: replaced by Reload
 	certs    Certs    // guarded by mu
 	services map[identity.Cell]*service
-	relays   map[*frame.Conn]struct{} // connections of replicas that this node passes on
-	nextID   int                      // of replicas; guarded by mu
-	rand     *rand.Rand               // guarded by randMu
+	relays   map[*frame.Conn]string // connections that this node passes on, and for which replica
+	nextID   int                    // of replicas; guarded by mu
+	rand     *rand.Rand             // guarded by randMu
 	randMu   sync.Mutex
 
 	refused refusals
@@ -98,7 +98,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, net: cfg.Settings.Network, self: cfg.Key.Public(), started: time.Now(),
 		settings: cfg.Settings, certs: cfg.Certs,
-		services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]struct{}), rand: cfg.Rand, down: make(chan struct{}),
+		services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]string), rand: cfg.Rand, down: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {

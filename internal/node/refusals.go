@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/journal"
 	"cell.network/cell/internal/record"
 )
@@ -28,7 +29,7 @@ var (
 // refusals counts what peers sent and this node did not believe.
 type refusals struct {
 	mu      sync.Mutex
-	count   map[string]uint64    // by "tier reason"; guarded by mu
+	count   map[string]uint64    // by "tier reason" or "cell needs"; guarded by mu
 	told    map[string]time.Time // guarded by mu
 	doubted time.Time            // when the clock was last doubted in the journal; guarded by mu
 
@@ -37,21 +38,35 @@ type refusals struct {
 	failing bool   // the last line could not be written; guarded by mu
 }
 
+// countLocked counts a refusal; tell says that it is the first of its sort in a while.
+func (r *refusals) countLocked(key string, now time.Time) (total uint64, tell bool) {
+	if r.count == nil {
+		r.count, r.told = make(map[string]uint64), make(map[string]time.Time)
+	}
+	r.count[key]++
+	last, said := r.told[key]
+	if tell = !said || now.Sub(last) >= refusalEvery; tell {
+		r.told[key] = now
+	}
+	return r.count[key], tell
+}
+
+// refuseReplica counts that a replica asked for what it may not have, and
+// journals the first time in a while.
+func (n *Node) refuseReplica(from identity.Cell, target string) {
+	n.refused.mu.Lock()
+	total, tell := n.refused.countLocked(string(from.Name)+" needs", time.Now())
+	n.refused.mu.Unlock()
+	if tell {
+		n.event(journal.Refuse, "", from.String(), "a replica asked for a cell that it does not need", map[string]any{"target": clipText(target), "total": total})
+	}
+}
+
 // refuse counts a refusal and journals the first of its sort in a while.
 func (n *Node) refuse(kind journal.Kind, tier, reason string) {
-	key := tier + " " + reason
 	now := time.Now()
 	n.refused.mu.Lock()
-	if n.refused.count == nil {
-		n.refused.count, n.refused.told = make(map[string]uint64), make(map[string]time.Time)
-	}
-	n.refused.count[key]++
-	total := n.refused.count[key]
-	last, said := n.refused.told[key]
-	tell := !said || now.Sub(last) >= refusalEvery
-	if tell {
-		n.refused.told[key] = now
-	}
+	total, tell := n.refused.countLocked(tier+" "+reason, now)
 	doubt := (slices.Contains(tooNew, reason) || slices.Contains(tooOld, reason)) &&
 		(n.refused.doubted.IsZero() || now.Sub(n.refused.doubted) >= clockEvery)
 	if doubt {

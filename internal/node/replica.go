@@ -91,7 +91,7 @@ func (n *Node) spawn(ctx context.Context, cell identity.Cell, m Manifest, progra
 	})
 	r.port = membrane.NewPort(proc.Link(), membrane.PortConfig{
 		Pair:      n.cfg.Pair,
-		OnConnect: func(_ context.Context, target string) (net.Conn, error) { return n.connectReplica(cell, m, target) },
+		OnConnect: func(_ context.Context, target string) (net.Conn, error) { return n.connectReplica(cell, id, m, target) },
 	})
 	ready, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
