@@ -59,8 +59,9 @@ func TestReplicaHoardsConnections(t *testing.T) {
 		}
 		held = append(held, c)
 	}
-	if _, err := n.connectReplica(asker, "asker-1", m, "ledger"); !errors.Is(err, &frame.Error{Code: frame.Overloaded}) {
+	if c, err := n.connectReplica(asker, "asker-1", m, "ledger"); !errors.Is(err, &frame.Error{Code: frame.Overloaded}) {
 		t.Errorf("one more: %v", err)
+		_ = c.Close()
 	}
 	other, err := n.connectReplica(asker, "asker-2", m, "ledger")
 	if err != nil {
