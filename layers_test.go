@@ -22,6 +22,7 @@ var layers = [][]string{
 	{"internal/host"},
 	{"internal/pheromone", "internal/kad", "internal/axon", "internal/capsid"},
 	{"", "internal/mesh", "internal/ribosome"},
+	{"internal/mycelium"},
 	{"examples/greeter", "internal/node"},
 	{"celltest", "cmd/cell", "faults", "examples/greeter/cmd/greeter"},
 }

@@ -1,0 +1,5 @@
+package mycelium
+
+const crashDir = "CELL_TEST_CRASH_DIR"
+
+func crashChild(string) {}

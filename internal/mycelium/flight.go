@@ -1,0 +1,92 @@
+package mycelium
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// flights lets callers who want the same release share one fetch. The zero
+// flights is ready to use.
+type flights struct {
+	mu  sync.Mutex         // guards what follows, and callers and steps of each
+	all map[string]*flight // those that may still be joined
+}
+
+type flight struct {
+	cancel  context.CancelCauseFunc
+	callers int
+	steps   map[*func(Step)]struct{}
+	done    chan struct{} // closed after what follows is set
+	release Release
+	err     error
+}
+
+// errAbandoned ends a fetch that nobody waits for any more.
+var errAbandoned = errors.New("nobody waits for this fetch any more")
+
+// do runs f once for all who call with the same key while it runs. f's context
+// ends when the last caller has gone; that one waits for f.
+func (s *flights) do(ctx context.Context, key string, progress func(Step), f func(context.Context, func(Step)) (Release, error)) (Release, error) {
+	s.mu.Lock()
+	fl := s.all[key]
+	if fl == nil {
+		own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		fl = &flight{cancel: cancel, done: make(chan struct{}), steps: make(map[*func(Step)]struct{})}
+		if s.all == nil {
+			s.all = make(map[string]*flight)
+		}
+		s.all[key] = fl
+		go func() {
+			fl.release, fl.err = f(own, func(st Step) { s.report(fl, st) })
+			cancel(nil)
+			s.mu.Lock()
+			s.forgetLocked(key, fl)
+			s.mu.Unlock()
+			close(fl.done)
+		}()
+	}
+	fl.callers++
+	if progress != nil {
+		fl.steps[&progress] = struct{}{}
+	}
+	s.mu.Unlock()
+
+	var err error
+	select {
+	case <-fl.done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	s.mu.Lock()
+	delete(fl.steps, &progress)
+	fl.callers--
+	last := fl.callers == 0
+	if last {
+		s.forgetLocked(key, fl) // who comes now starts anew
+	}
+	s.mu.Unlock()
+	if err != nil && last {
+		fl.cancel(errAbandoned)
+		<-fl.done
+	}
+	if err != nil {
+		return Release{}, err
+	}
+	return fl.release, fl.err
+}
+
+func (s *flights) forgetLocked(key string, fl *flight) {
+	if s.all[key] == fl {
+		delete(s.all, key)
+	}
+}
+
+// report tells all callers; none is told anything after its call has returned.
+func (s *flights) report(fl *flight, st Step) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range fl.steps {
+		(*f)(st)
+	}
+}
