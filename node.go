@@ -31,6 +31,9 @@ func dialNode(ctx context.Context, _ string) (*frame.Conn, error) {
 	if err != nil {
 		return nil, Errorf(NotSent, "%w", err)
 	}
+	if err := where.CheckRuntime(); err != nil {
+		return nil, Errorf(Refused, "reach the node: %w", err)
+	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", where.Socket())
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):

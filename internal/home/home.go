@@ -7,9 +7,14 @@ package home
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
+
+// ErrOwner says that another user could read or replace what is in a folder.
+var ErrOwner = fmt.Errorf("folder is not safe from other users: %w", fs.ErrPermission)
 
 // MaxSocketPath is the longest path of a Unix socket that every supported
 // system accepts, in bytes (macOS allows 103, Linux 107).
@@ -80,16 +85,53 @@ func (h Home) CheckSocket() error {
 // Key returns the path of the key file of a role: "author", "colony" or "node".
 func (h Home) Key(role string) string { return filepath.Join(h.Config, role+".key") }
 
-// Make creates the folders with mode 0700 before anything is put in them.
+// Make creates the folders with mode 0700 before anything is put in them. One
+// that was there already, made by someone else, is refused with [ErrOwner].
 func (h Home) Make() error {
 	for _, dir := range []string{h.Config, h.State, h.Cache, h.Runtime} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			err = checkOwner(dir)
+		}
+		if err == nil {
+			err = os.Chmod(dir, 0o700)
+		}
+		if err != nil {
 			return fmt.Errorf("create home: %w", err)
 		}
 	}
-	for _, dir := range []string{h.Config, h.Runtime} { // they may have been there, made by someone else
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return fmt.Errorf("create home: %w", err)
+	return nil
+}
+
+// CheckRuntime fails with [ErrOwner] where the control socket may be another
+// user's. Root may use everybody's. A missing folder is no error.
+func (h Home) CheckRuntime() error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	if err := checkOwner(h.Runtime); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// checkOwner fails where dir belongs to another user, or lies where another one
+// than root could put his own in its place.
+func checkOwner(dir string) error {
+	parent := filepath.Dir(dir)
+	for _, d := range []string{dir, parent} {
+		st, err := os.Stat(d)
+		if err != nil {
+			return err
+		}
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		switch {
+		case !ok:
+			return fmt.Errorf("%w: the system does not say whose %s is", ErrOwner, d)
+		case int(sys.Uid) != os.Geteuid() && (d != parent || sys.Uid != 0):
+			return fmt.Errorf("%w: %s belongs to user %d", ErrOwner, d, sys.Uid)
+		case d == parent && st.Mode()&0o002 != 0 && st.Mode()&fs.ModeSticky == 0:
+			return fmt.Errorf("%w: everybody may change %s", ErrOwner, d)
 		}
 	}
 	return nil

@@ -51,6 +51,9 @@ func Dial(h home.Home) (*Client, error) {
 	if err := h.CheckSocket(); err != nil {
 		return nil, NewError(CodeFailed, err.Error(), "")
 	}
+	if err := h.CheckRuntime(); err != nil {
+		return nil, NewError(CodeRefused, "open control socket: "+err.Error(), "whoever answers there may be another user; set CELL_HOME to a folder of your own")
+	}
 	c := &Client{socket: h.Socket()}
 	c.http = &http.Client{Transport: &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
