@@ -1,17 +1,14 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
-	"cell.network/cell/internal/membrane"
 	"cell.network/cell/internal/mesh"
 )
 
@@ -86,12 +83,13 @@ func worse(a, b error) error {
 // callHere tries the replicas on this node, the least busy first.
 func (n *Node) callHere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
 	var last error
-	for _, x := range n.aliveReplicas(cell) {
+	var tried []*replica
+	for x := n.leastBusy(cell, tried); x != nil; x = n.leastBusy(cell, tried) {
 		res, err := x.call(ctx, r)
 		if !retriable(err) {
 			return res, err
 		}
-		last = worse(err, last)
+		last, tried = worse(err, last), append(tried, x)
 	}
 	if last == nil {
 		last = &frame.Error{Code: frame.NoReplica, Message: "no replica of " + cell.Short() + " on this node"}
@@ -99,16 +97,25 @@ func (n *Node) callHere(ctx context.Context, cell identity.Cell, r frame.Request
 	return frame.Response{}, last
 }
 
-func (n *Node) aliveReplicas(cell identity.Cell) []*replica {
+// leastBusy returns the replica to call next, nil where there is none but
+// tried. It looks anew each time: one that drains has a successor.
+func (n *Node) leastBusy(cell identity.Cell, tried []*replica) *replica {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.services[cell]
 	if s == nil {
 		return nil
 	}
-	alive := slices.DeleteFunc(slices.Clone(s.replicas), func(x *replica) bool { return x.getState() != ReplicaAlive })
-	slices.SortStableFunc(alive, func(a, b *replica) int { return cmp.Compare(a.trunk.Inflight(), b.trunk.Inflight()) })
-	return alive
+	var best *replica
+	for _, x := range s.replicas {
+		if x.getState() != ReplicaAlive || slices.Contains(tried, x) {
+			continue
+		}
+		if best == nil || x.trunk.Inflight() < best.trunk.Inflight() {
+			best = x
+		}
+	}
+	return best
 }
 
 // callThere discovers other nodes that serve the cell and tries them as they
@@ -180,74 +187,4 @@ func (n *Node) serveRemote(ctx context.Context, _ identity.Key, r frame.Request)
 		n.served.put(r.Target, t)
 	}
 	return n.callHere(ctx, t.cell, r)
-}
-
-// maxRelays is how many connections of one replica this node passes on: as many
-// as an honest one opens. Each costs the node a descriptor, and a replica can
-// spread its ends over many processes.
-const maxRelays = membrane.MaxConns
-
-// connectReplica gives a replica a connection to a cell that its manifest
-// needs. Where the other one runs here too, the two talk directly afterwards;
-// else this node passes the requests on.
-func (n *Node) connectReplica(from identity.Cell, id string, m Manifest, target string) (net.Conn, error) {
-	ref, ok := m.Needs[identity.Name(target)]
-	if !ok {
-		n.refuseReplica(from, target)
-		return nil, &frame.Error{Code: frame.Refused, Message: fmt.Sprintf("%q is not in [needs] of %s", target, from.Name), Hint: "name it in Cell.toml under [needs], with its author"}
-	}
-	cell, err := n.resolve(ref)
-	if err != nil {
-		return nil, &frame.Error{Code: frame.NoReplica, Message: err.Error()}
-	}
-	for _, x := range n.aliveReplicas(cell) {
-		theirs, ours, err := n.cfg.Pair()
-		if err != nil {
-			return nil, fmt.Errorf("make connection: %w", err)
-		}
-		if x.port.Hand(ours) == nil {
-			return theirs, nil
-		}
-		_ = theirs.Close()
-	}
-	theirs, ours, err := n.cfg.Pair()
-	if err != nil {
-		return nil, fmt.Errorf("make connection: %w", err)
-	}
-	relay := frame.NewConn(ours, frame.Config{Handler: func(ctx context.Context, r frame.Request) (frame.Response, error) {
-		_, method, ok := strings.Cut(r.Target, "/")
-		if !ok {
-			return frame.Response{}, &frame.Error{Code: frame.Invalid, Message: "a target is written cell/method"}
-		}
-		r.Target = cell.String() + "/" + method
-		return n.callAnywhere(ctx, cell, r)
-	}})
-	if !n.addRelay(relay, id) {
-		_, _ = relay.Close(), theirs.Close()
-		return nil, &frame.Error{Code: frame.Overloaded, Message: fmt.Sprintf("%d connections are open, no more are allowed", maxRelays)}
-	}
-	n.wg.Go(func() {
-		<-relay.Done()
-		n.mu.Lock()
-		delete(n.relays, relay)
-		n.mu.Unlock()
-	})
-	return theirs, nil
-}
-
-// addRelay notes a connection that is passed on for a replica, unless it has too many.
-func (n *Node) addRelay(relay *frame.Conn, id string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	open := 0
-	for _, of := range n.relays {
-		if of == id {
-			open++
-		}
-	}
-	if open >= maxRelays {
-		return false
-	}
-	n.relays[relay] = id
-	return true
 }

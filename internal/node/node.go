@@ -74,9 +74,10 @@ type Node struct {
 	settings Settings // guarded by mu: replaced by Reload
 	certs    Certs    // guarded by mu
 	services map[identity.Cell]*service
-	relays   map[*frame.Conn]string // connections that this node passes on, and for which replica
-	nextID   int                    // of replicas; guarded by mu
-	rand     *rand.Rand             // guarded by randMu
+	leaving  bool                  // no replica is started any more
+	relays   map[*frame.Conn]relay // connections of replicas that this node passes on
+	nextID   int                   // of replicas; guarded by mu
+	rand     *rand.Rand            // guarded by randMu
 	randMu   sync.Mutex
 
 	refused refusals
@@ -98,7 +99,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, net: cfg.Settings.Network, self: cfg.Key.Public(), started: time.Now(),
 		settings: cfg.Settings, certs: cfg.Certs,
-		services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]string), rand: cfg.Rand, down: make(chan struct{}),
+		services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]relay), rand: cfg.Rand, down: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -132,7 +133,7 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	if cfg.Bus != nil {
 		n.lan = pheromone.New(pheromone.Config{
-			Network: n.net, Key: cfg.Key, Bus: cfg.Bus, Rand: cfg.Rand,
+			Network: n.net, Key: cfg.Key, Bus: cfg.Bus, Rand: rand.New(rand.NewPCG(cfg.Rand.Uint64(), cfg.Rand.Uint64())),
 			OnLease:   n.heard,
 			OnRefused: func(reason string, _ netip.AddrPort) { n.refuse(journal.PacketRefused, "lan", reason) },
 		})
@@ -194,18 +195,26 @@ func (n *Node) refresh(ctx context.Context) error {
 	}
 }
 
-// leaveTime bounds how long a node takes to say goodbye and drain.
+// leaveTime bounds each of the things that a node does before it goes, beside
+// the draining of replicas, which have their own time.
 const leaveTime = 5 * time.Second
 
-// leave withdraws and ends every service, all at once.
+// leave withdraws and ends every service, all at once, and lets the answers to
+// other nodes arrive.
 func (n *Node) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-	defer cancel()
+	n.mu.Lock()
+	n.leaving = true
+	n.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, s := range n.allServices() {
-		wg.Go(func() { n.endService(ctx, s, "node goes down") })
+		wg.Go(func() { n.endService(s, "node goes down") })
 	}
 	wg.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	if err := n.axon.Drain(ctx); err != nil {
+		n.cfg.Log.Info("drain lanes", "err", err)
+	}
 	n.mu.Lock()
 	relays := slices.Collect(maps.Keys(n.relays))
 	n.mu.Unlock()

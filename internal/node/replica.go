@@ -26,7 +26,6 @@ const (
 // service is a cell that this node serves: its replicas, its lease, its log.
 type service struct {
 	cell     identity.Cell
-	manifest Manifest
 	lease    *mesh.Lease
 	log      *replicaLog
 	replicas []*replica // in order of their start; guarded by Node.mu
@@ -41,13 +40,35 @@ type replica struct {
 	port    *membrane.Port
 	trunk   *frame.Conn // carries the calls that this node passes on
 	methods []string
-	spawned string // id of the event
+	drain   time.Duration // to finish what is in flight
+	spawned string        // id of the event
 	done    chan struct{}
 
 	served atomic.Uint64 // calls that went through trunk
 
+	handing sync.Mutex // held while a connection is handed over: none comes after the word to drain
+
 	mu    sync.Mutex
 	state string // guarded by mu
+}
+
+// hand gives the replica a connection of another one, unless it is to end.
+func (r *replica) hand(c net.Conn) error {
+	r.handing.Lock()
+	defer r.handing.Unlock()
+	if r.getState() != ReplicaAlive {
+		_ = c.Close()
+		return &frame.Error{Code: frame.Draining}
+	}
+	return r.port.Hand(c)
+}
+
+// tellDrain lets the replica finish what it has, and waits until it has or ctx ends.
+func (r *replica) tellDrain(ctx context.Context) error {
+	r.handing.Lock() // connections that were handed over before come first
+	r.setState(ReplicaDraining)
+	r.handing.Unlock()
+	return r.port.Drain(ctx)
 }
 
 // call passes a request on to the replica.
@@ -85,7 +106,7 @@ func (n *Node) spawn(ctx context.Context, cell identity.Cell, m Manifest, progra
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", id, err)
 	}
-	r := &replica{id: id, started: time.Now(), proc: proc, done: make(chan struct{}), state: ReplicaStarting}
+	r := &replica{id: id, started: time.Now(), proc: proc, drain: m.Run.Drain, done: make(chan struct{}), state: ReplicaStarting}
 	r.spawned = n.event(journal.Spawn, cause, cell.String(), "started "+id, map[string]any{
 		"replica": id, "pid": proc.PID(), "enforced": proc.Enforced(), "not_enforced": proc.NotEnforced(),
 	})

@@ -23,7 +23,7 @@ func bare(t *testing.T) *Node {
 	t.Cleanup(func() { _ = j.Close() })
 	return &Node{
 		cfg:     Config{Pair: func() (net.Conn, net.Conn, error) { a, b := sim.Pipe(); return a, b, nil }},
-		journal: j, services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]string),
+		journal: j, services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]relay),
 	}
 }
 

@@ -64,7 +64,7 @@ func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress))
 	built := n.event(journal.Build, "", cell.String(), how, map[string]any{"key": made.Key, "cached": made.Cached, "took_ms": made.Took.Milliseconds()})
 	say(StepBuild, "%s", how)
 
-	s := n.service(cell, m)
+	s := n.service(cell)
 	r, err := n.spawn(ctx, cell, m, made.Path, s.log, built)
 	if err != nil {
 		n.mu.Lock()
@@ -80,15 +80,21 @@ func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress))
 	say(StepReady, "%s takes requests, pid %d", r.id, r.proc.PID())
 
 	n.mu.Lock()
+	if n.leaving {
+		n.mu.Unlock()
+		_ = r.proc.Kill()
+		<-r.done
+		return Replica{}, NewError(CodeFailed, "the node goes down", "start it again with: cell up")
+	}
 	older := slices.Clone(s.replicas)
-	s.manifest = m
 	s.replicas = append(s.replicas, r)
 	if s.lease == nil {
 		s.lease = n.mesh.Announce(cell, grant, member)
 	}
 	lease := s.lease
 	n.mu.Unlock()
-	n.drainAll(ctx, cell, m, older)
+	n.endRelays(cell)
+	n.drainAll(cell, older)
 
 	say(StepAnnounce, "%s", n.announced(ctx, lease))
 	select {
@@ -126,12 +132,12 @@ func (n *Node) announced(ctx context.Context, l *mesh.Lease) string {
 }
 
 // service returns the record of a cell that is or will be served here.
-func (n *Node) service(cell identity.Cell, m Manifest) *service {
+func (n *Node) service(cell identity.Cell) *service {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.services[cell]
 	if s == nil {
-		s = &service{cell: cell, manifest: m, log: newReplicaLog()}
+		s = &service{cell: cell, log: newReplicaLog()}
 		n.services[cell] = s
 	}
 	return s
@@ -147,16 +153,16 @@ func (n *Node) allServices() []*service {
 	return all
 }
 
-// drainAll lets replicas finish what they have and ends them, all at once.
-func (n *Node) drainAll(ctx context.Context, cell identity.Cell, m Manifest, rs []*replica) {
+// drainAll lets replicas finish what they have and ends them, all at once and
+// whoever waits for it: each takes at most the drain time of its Cell.toml.
+func (n *Node) drainAll(cell identity.Cell, rs []*replica) {
 	var wg sync.WaitGroup
 	for _, r := range rs {
 		wg.Go(func() {
-			r.setState(ReplicaDraining)
 			n.event(journal.Drain, r.spawned, cell.String(), r.id+" drains", map[string]any{"replica": r.id})
-			limit, cancel := context.WithTimeout(ctx, m.Run.Drain)
+			limit, cancel := context.WithTimeout(context.Background(), r.drain)
 			defer cancel()
-			if r.port.Drain(limit) != nil {
+			if r.tellDrain(limit) != nil {
 				_ = r.proc.Kill()
 			}
 			select {
@@ -171,13 +177,13 @@ func (n *Node) drainAll(ctx context.Context, cell identity.Cell, m Manifest, rs 
 }
 
 // endService withdraws a cell first, so that callers move, and then drains its replicas.
-func (n *Node) endService(ctx context.Context, s *service, why string) {
+func (n *Node) endService(s *service, why string) {
 	id := n.event(journal.Stop, "", s.cell.String(), why, nil)
 	n.withdraw(s, id)
 	n.mu.Lock()
-	rs, m := slices.Clone(s.replicas), s.manifest
+	rs := slices.Clone(s.replicas)
 	n.mu.Unlock()
-	n.drainAll(ctx, s.cell, m, rs)
+	n.drainAll(s.cell, rs)
 }
 
 // withdraw tells others that the cell is no longer served here. It returns
@@ -202,14 +208,14 @@ func (n *Node) withdraw(s *service, cause string) {
 
 // StopCell withdraws a cell and ends its replicas here. ErrNotServed where
 // there is none.
-func (n *Node) StopCell(ctx context.Context, cell identity.Cell) error {
+func (n *Node) StopCell(_ context.Context, cell identity.Cell) error {
 	n.mu.Lock()
 	s := n.services[cell]
 	n.mu.Unlock()
-	if s == nil || len(n.aliveReplicas(cell)) == 0 {
+	if s == nil || n.leastBusy(cell, nil) == nil {
 		return fmt.Errorf("stop %s: %w", cell.Short(), ErrNotServed)
 	}
-	n.endService(ctx, s, "stopped by the operator")
+	n.endService(s, "stopped by the operator")
 	return nil
 }
 
