@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -53,8 +54,8 @@ func CodeOf(err error) Code {
 	return frame.AsError(err).Code
 }
 
-// callError is what [Call] returns. To a handler's own caller it is no more
-// than Failed: that the ledger has no replica does not mean that the greeter has none.
+// callError is what [Call] returns. To a handler's own caller, while he waits,
+// it is no more than Failed: that the ledger has no replica does not mean that the greeter has none.
 type callError struct {
 	target string
 	err    *Error
@@ -63,11 +64,16 @@ type callError struct {
 func (e *callError) Error() string { return "call " + e.target + ": " + e.err.Error() }
 func (e *callError) Unwrap() error { return e.err }
 
-// answer turns what a handler returned into what its caller is told.
-func answer(err error) error {
+// answer turns what a handler returned into what its caller is told. ctx is the
+// handler's: where it has ended, that is why a call of the handler failed.
+func answer(ctx context.Context, err error) error {
 	var c *callError
-	if errors.As(err, &c) {
-		return &Error{Code: Failed, Message: err.Error(), Hint: c.err.Hint}
+	if !errors.As(err, &c) {
+		return err
 	}
-	return err
+	code := Failed
+	if ctx.Err() != nil {
+		code = CodeOf(ctx.Err())
+	}
+	return &Error{Code: code, Message: err.Error(), Hint: c.err.Hint}
 }

@@ -38,7 +38,7 @@ func On[In, Out any](method Method[In, Out], f func(ctx context.Context, in In) 
 		}
 		out, err := f(ctx, in)
 		if err != nil {
-			return frame.Response{}, answer(err)
+			return frame.Response{}, answer(ctx, err)
 		}
 		codec, body, err := encode(r.Codec, out)
 		if err != nil {
