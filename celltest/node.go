@@ -161,8 +161,11 @@ func (n *Node) Kill() {
 	if n.bus != nil {
 		_ = n.bus.Close() // before the node can say goodbye
 	}
-	n.end()
+	_ = n.end()
 }
+
+// Down ends the node in good order, as SIGTERM does, and returns what went wrong.
+func (n *Node) Down() error { return n.end() }
 
 // Restart starts a killed host again, with the disk that it had.
 func (n *Node) Restart() error { return n.start() }
@@ -178,11 +181,11 @@ func (n *Node) Wait(ctx context.Context, kind, cell string) (string, error) {
 }
 
 // end stops the node and waits for it.
-func (n *Node) end() {
+func (n *Node) end() error {
 	if n.stop == nil {
-		return
+		return nil
 	}
 	n.stop()
-	<-n.done
 	n.stop = nil
+	return <-n.done
 }

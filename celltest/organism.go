@@ -142,7 +142,7 @@ func (o *Organism) Close() {
 	o.closing.Do(func() {
 		var wg sync.WaitGroup
 		for _, n := range o.nodes {
-			wg.Go(n.end)
+			wg.Go(func() { _ = n.end() })
 		}
 		wg.Wait()
 		o.net.Close()

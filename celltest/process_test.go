@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -12,10 +13,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
-	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/home"
 	"cell.network/cell/internal/journal"
 	"cell.network/cell/internal/node"
@@ -34,9 +35,33 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// buildCache is one for all nodes, with the compiled standard library of whoever
+// runs the tests. It lies beside the program.
+var buildCache = sync.OnceValues(func() (string, error) {
+	path, err := program()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(filepath.Dir(path), "build")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", err
+	}
+	return dir, os.Symlink(strings.TrimSpace(string(out)), filepath.Join(dir, "go"))
+})
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if path, err := program(); err == nil {
+		_ = filepath.WalkDir(filepath.Dir(path), func(p string, d fs.DirEntry, _ error) error {
+			if d != nil && d.IsDir() {
+				_ = os.Chmod(p, 0o700) // Go makes its module cache read-only
+			}
+			return nil
+		})
 		_ = os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)
@@ -44,9 +69,6 @@ func TestMain(m *testing.M) {
 
 // The scenarios of the simulation, with real processes on loopback.
 func TestProcesses(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts real nodes")
-	}
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			w := newProcesses(t)
@@ -57,18 +79,18 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-// processes is a world of three `cell up`.
+// processes is a world of three `cell up`, or of as many as a test starts.
 type processes struct {
 	t       *testing.T
 	dir     string
-	source  string
+	source  string // of the greeter
 	lanPort int
-	nodes   [3]*process
+	nodes   []*process
 }
 
 type process struct {
 	root   string
-	args   []string
+	args   []string // of cell up
 	cmd    *exec.Cmd
 	stderr bytes.Buffer
 	status node.Status
@@ -76,8 +98,28 @@ type process struct {
 	ended  chan struct{}
 }
 
+// newProcesses starts the three nodes of the scenarios.
 func newProcesses(t *testing.T) *processes {
 	t.Helper()
+	w := newSite(t)
+	for i := range 3 {
+		args := []string{"--network", "celltest", "--lan-port", strconv.Itoa(w.lanPort)}
+		if i == 2 {
+			args = []string{"--network", "celltest", "--no-lan", "--bootstrap", w.nodes[1].status.Listen[0]}
+		}
+		// A restarted node keeps its address, as a host does.
+		w.up(append(args, "--listen", fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", freePort(t)))...)
+	}
+	w.source = w.newCell("greeter", map[string]string{"greeter.go": greeterContract, "cmd/greeter/main.go": greeterMain})
+	return w
+}
+
+// newSite is a place for nodes, with none yet.
+func newSite(t *testing.T) *processes {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts real nodes")
+	}
 	dir, err := os.MkdirTemp("", "cell-p-") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -85,47 +127,107 @@ func newProcesses(t *testing.T) *processes {
 	w := &processes{t: t, dir: dir, lanPort: freePort(t)}
 	t.Cleanup(func() {
 		for _, p := range w.nodes {
-			if p != nil && p.cmd != nil {
+			if p.cmd != nil {
 				p.kill()
 			}
 		}
 		_ = os.RemoveAll(dir)
 	})
-	for i := range w.nodes {
-		p := &process{root: filepath.Join(dir, strconv.Itoa(i))}
-		p.args = []string{"--lan-port", strconv.Itoa(w.lanPort)}
-		if i == 2 {
-			p.args = []string{"--no-lan", "--bootstrap", w.nodes[1].status.Listen[0]}
-		}
-		// A restarted node keeps its address, as a host does.
-		p.args = append(p.args, "--listen", fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", freePort(t)))
-		w.nodes[i] = p
-		if i == 0 {
-			w.shareBuildCache(p.root)
-		}
-		if err := w.start(p); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.source = filepath.Join(dir, "greeter")
-	c := w.command(w.nodes[0], "new", "greeter")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("cell new: %v: %s", err, out)
-	}
 	return w
 }
 
-// shareBuildCache spares every test the compilation of the standard library.
+// machine adds a host on which no node runs yet.
+func (w *processes) machine(args ...string) *process {
+	w.t.Helper()
+	p := &process{root: filepath.Join(w.dir, strconv.Itoa(len(w.nodes))), args: args}
+	w.nodes = append(w.nodes, p)
+	w.shareBuildCache(p.root)
+	return p
+}
+
+// up adds a host and starts its node.
+func (w *processes) up(args ...string) *process {
+	w.t.Helper()
+	p := w.machine(args...)
+	if err := w.start(p); err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+// newCell makes the source of a cell as an author does: by `cell new` and an editor.
+func (w *processes) newCell(name string, edited map[string]string) string {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, name)
+	if out, err := w.command(w.nodes[0], "new", name).CombinedOutput(); err != nil {
+		w.t.Fatalf("cell new: %v: %s", err, out)
+	}
+	for file, text := range edited {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const greeterContract = `package greeter
+
+import "cell.network/cell"
+
+type Req struct{ Name string }
+type Res struct{ Text string }
+
+var (
+	Hello = cell.NewMethod[Req, Res]("greeter/hello")
+	Slow  = cell.NewMethod[Req, Res]("greeter/slow")
+	Fail  = cell.NewMethod[Req, Res]("greeter/fail")
+)
+`
+
+var greeterMain = fmt.Sprintf(`package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cell.local/greeter"
+	"cell.network/cell"
+)
+
+func main() {
+	cell.Main(cell.On(greeter.Hello, hello), cell.On(greeter.Slow, slow), cell.On(greeter.Fail, fail))
+}
+
+func hello(_ context.Context, in greeter.Req) (greeter.Res, error) {
+	return greeter.Res{Text: "hello " + in.Name}, nil
+}
+
+func slow(ctx context.Context, in greeter.Req) (greeter.Res, error) {
+	select {
+	case <-time.After(%d):
+		return hello(ctx, in)
+	case <-ctx.Done():
+		return greeter.Res{}, ctx.Err()
+	}
+}
+
+func fail(context.Context, greeter.Req) (greeter.Res, error) {
+	return greeter.Res{}, errors.New("out of greetings")
+}
+`, slowTime)
+
+// shareBuildCache spares every test the compilation of the standard library and
+// every node that of the cells.
 func (w *processes) shareBuildCache(root string) {
-	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	shared, err := buildCache()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	build := filepath.Join(root, "cache", "build")
-	if err := os.MkdirAll(build, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(root, "cache"), 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := os.Symlink(strings.TrimSpace(string(out)), filepath.Join(build, "go")); err != nil {
+	if err := os.Symlink(shared, filepath.Join(root, "cache", "build")); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -147,7 +249,7 @@ func (w *processes) command(p *process, args ...string) *exec.Cmd {
 }
 
 func (w *processes) start(p *process) error {
-	p.cmd = w.command(p, append([]string{"up", "--json", "--network", "celltest"}, p.args...)...)
+	p.cmd = w.command(p, append([]string{"up", "--json"}, p.args...)...)
 	p.stderr.Reset()
 	p.cmd.Stderr = &p.stderr
 	out, err := p.cmd.StdoutPipe()
@@ -183,24 +285,20 @@ func (p *process) kill() {
 
 func (w *processes) Author() string { return w.nodes[0].status.Author.String() }
 
-func (w *processes) Run(i int) error {
-	_, err := w.nodes[i].client.Run(w.t.Context(), w.source, func(node.Progress) {})
+func (w *processes) Run(i int) error { return w.runDir(i, w.source) }
+
+func (w *processes) runDir(i int, dir string) error {
+	_, err := w.nodes[i].client.Run(w.t.Context(), dir, func(node.Progress) {})
 	return err
 }
 
 func (w *processes) Call(ctx context.Context, i int, target string) (string, error) {
-	conn, err := w.nodes[i].client.Connect(ctx)
-	if err != nil {
-		return "", err
-	}
-	c := frame.NewConn(conn, frame.Config{})
-	defer c.Close()
-	r, err := c.Call(ctx, frame.Request{Target: target, Codec: frame.JSON, Body: []byte(`{"Name":"Ada"}`)})
+	body, err := w.request(ctx, i, target, `{"Name":"Ada"}`)
 	if err != nil {
 		return "", err
 	}
 	var answer struct{ Text string }
-	if err := json.Unmarshal(r.Body, &answer); err != nil {
+	if err := json.Unmarshal(body, &answer); err != nil {
 		return "", err
 	}
 	return answer.Text, nil
@@ -220,7 +318,21 @@ func (w *processes) KillReplica(i int) error {
 	return fmt.Errorf("node %d has no replica", i)
 }
 
-func (w *processes) KillNode(i int)          { w.nodes[i].kill() }
+func (w *processes) KillNode(i int) { w.nodes[i].kill() }
+
+// Down ends a node by SIGTERM.
+func (w *processes) Down(i int) error {
+	p := w.nodes[i]
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-p.ended
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		return fmt.Errorf("exit code %d: %s", code, p.stderr.String())
+	}
+	return nil
+}
+
 func (w *processes) RestartNode(i int) error { return w.start(w.nodes[i]) }
 
 func (w *processes) Wait(ctx context.Context, i int, kind string) error {

@@ -21,6 +21,7 @@ type world interface {
 	Call(ctx context.Context, i int, target string) (string, error) // errors match a *frame.Error by code
 	KillReplica(i int) error                                        // as a crash would
 	KillNode(i int)                                                 // as a power failure would
+	Down(i int) error                                               // as SIGTERM does; returns when the node has gone
 	RestartNode(i int) error                                        // with the disk that it had
 	Wait(ctx context.Context, i int, kind string) error             // for an event in the journal, also a past one
 }
@@ -34,6 +35,9 @@ var scenarios = []struct {
 	{"a dead replica fails fast and comes back", playReplicaDeath},
 	{"a dead node comes back", playNodeDeath},
 	{"nobody serves it", playNobody},
+	{"a newer replica takes over", playTakeover},
+	{"a node goes down", playDown},
+	{"a node outranks its former life", playRestart},
 }
 
 func TestSimulated(t *testing.T) {
@@ -68,7 +72,14 @@ type simulated struct{ o *celltest.Organism }
 func (w simulated) Author() string { return w.o.Author() }
 
 func (w simulated) Run(i int) error {
-	return w.o.Node(i).Run("greeter", func(_ context.Context, method string, in []byte) ([]byte, error) {
+	return w.o.Node(i).Run("greeter", func(ctx context.Context, method string, in []byte) ([]byte, error) {
+		if method == "slow" {
+			select {
+			case <-time.After(slowTime):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
 		return fmt.Appendf(nil, "hello %s", in), nil
 	})
 }
@@ -87,6 +98,7 @@ func (w simulated) KillReplica(i int) error {
 }
 
 func (w simulated) KillNode(i int)          { w.o.Node(i).Kill() }
+func (w simulated) Down(i int) error        { return w.o.Node(i).Down() }
 func (w simulated) RestartNode(i int) error { return w.o.Node(i).Restart() }
 
 func (w simulated) Wait(ctx context.Context, i int, kind string) error {
