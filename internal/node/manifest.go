@@ -120,6 +120,9 @@ type manifestFile struct {
 // [*FileError].
 func LoadManifest(dir string) (Manifest, error) {
 	path := filepath.Join(dir, ManifestFile)
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() { // opening a pipe would wait for ever
+		return Manifest{}, fmt.Errorf("read cell: %s is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("read cell: %w in %s", ErrNoManifest, dir)

@@ -240,6 +240,17 @@ func TestErrors(t *testing.T) {
 			ErrNoModule, "there is no go.mod in " + "", "make a cell with: cell new greeter"},
 		{"broken module", func(t *testing.T, s *Source) { write(t, filepath.Join(s.Dir, "go.mod"), "modul x\n") },
 			nil, "go.mod:1: ", ""},
+		{"endless go.mod", func(t *testing.T, s *Source) {
+			file := filepath.Join(s.Dir, "go.mod")
+			if err := errors.Join(os.Remove(file), os.Symlink("/dev/zero", file)); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "go.mod is not a regular file", ""},
+		{"huge go.mod", func(t *testing.T, s *Source) {
+			if err := os.Truncate(filepath.Join(s.Dir, "go.mod"), maxGoMod+1); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "go.mod has 1048577 bytes, 1048576 are allowed", ""},
 		{"no program", func(t *testing.T, s *Source) { os.RemoveAll(filepath.Join(s.Dir, "cmd")) },
 			ErrNoProgram, "nor its folder cmd/greeter holds package main", "put package main into"},
 		{"no folder", func(t *testing.T, s *Source) { s.Dir += "x" }, fs.ErrNotExist, "no such file", ""},

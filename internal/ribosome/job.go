@@ -22,6 +22,9 @@ import (
 // flags of every build. They are part of a build's key.
 var flags = []string{"-trimpath", "-buildvcs=false", "-mod=readonly"}
 
+// maxGoMod bounds what is read of a go.mod, in bytes.
+const maxGoMod = 1 << 20
+
 // maxOutput bounds what is kept of a failed build's output, in bytes.
 const maxOutput = 64 << 10
 
@@ -82,7 +85,7 @@ func (r *Ribosome) prepare(ctx context.Context, s Source) (job, error) {
 func findModule(dir string) (root string, f *modfile.File, err error) {
 	for root = dir; ; root = filepath.Dir(root) {
 		file := filepath.Join(root, "go.mod")
-		b, err := os.ReadFile(file)
+		b, err := readGoMod(file)
 		if err == nil {
 			f, err = modfile.Parse(file, b, nil)
 			return root, f, err
@@ -94,6 +97,20 @@ func findModule(dir string) (root string, f *modfile.File, err error) {
 			return "", nil, fmt.Errorf("%w in %s or above", ErrNoModule, dir)
 		}
 	}
+}
+
+// readGoMod reads a go.mod, which in a strange source may be a link to anything.
+func readGoMod(file string) ([]byte, error) {
+	st, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", file)
+	case st.Size() > maxGoMod:
+		return nil, fmt.Errorf("%s has %d bytes, %d are allowed", file, st.Size(), maxGoMod)
+	}
+	return os.ReadFile(file)
 }
 
 // findProgram is the package to build: dir itself or cmd/name below it.
