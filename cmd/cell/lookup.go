@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"iter"
 	"strings"
 	"time"
 
@@ -32,33 +33,39 @@ the node that it names, and the author's grant lets that node serve the cell.`,
 			defer client.Close()
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			found := 0
-			for f, err := range client.Lookup(ctx, args[0]) {
-				if err != nil {
-					if found > 0 && ctx.Err() == context.DeadlineExceeded {
-						return nil // what was found stands
-					}
-					return err
-				}
-				if found++; a.json {
-					if err := a.term.json(f); err != nil {
-						return err
-					}
-					continue
-				}
-				if found == 1 {
-					a.term.print("%-48s  %-5s  %-8s  %-8s  %s\n", "NODE", "TIER", "STATE", "TOOK", "ADDRESSES")
-				}
-				a.term.print("%-48s  %-5s  %-8s  %-8s  %s\n", f.Node, clean(f.Tier), clean(f.State), duration(millis(f.TookMS)), clean(strings.Join(f.Addrs, " ")))
-			}
-			if found == 0 {
-				return node.NewError(node.CodeNoReplica, "nobody serves "+args[0], "run it here: cell run DIR")
-			}
-			return nil
+			return a.printFound(ctx, client.Lookup(ctx, args[0]),
+				node.NewError(node.CodeNoReplica, "nobody serves "+args[0], "run it here: cell run DIR"))
 		},
 		ValidArgsFunction: a.completeCells,
 	}
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long to look")
 	a.jsonFlag(c, "print one answer a line as JSON")
 	return c
+}
+
+// printFound prints nodes as they are found, and returns none where there are none.
+func (a *app) printFound(ctx context.Context, nodes iter.Seq2[node.Found, error], none error) error {
+	found := 0
+	for f, err := range nodes {
+		if err != nil {
+			if found > 0 && ctx.Err() == context.DeadlineExceeded {
+				return nil // what was found stands
+			}
+			return err
+		}
+		if found++; a.json {
+			if err := a.term.json(f); err != nil {
+				return err
+			}
+			continue
+		}
+		if found == 1 {
+			a.term.print("%-48s  %-5s  %-8s  %-8s  %s\n", "NODE", "TIER", "STATE", "TOOK", "ADDRESSES")
+		}
+		a.term.print("%-48s  %-5s  %-8s  %-8s  %s\n", f.Node, clean(f.Tier), clean(f.State), duration(millis(f.TookMS)), clean(strings.Join(f.Addrs, " ")))
+	}
+	if found == 0 {
+		return none
+	}
+	return nil
 }

@@ -46,12 +46,12 @@ in flight. With --wide also what of the sandbox the system holds, and what not.`
 			rows := make([][]string, len(replicas))
 			for i, r := range replicas {
 				rows[i] = []string{r.ID, shortCell(r.Cell), state(r), pid(r.PID), age(r.Started),
-					strconv.FormatUint(r.Served, 10), strconv.Itoa(r.Inflight), strconv.Itoa(r.Restarts), strings.Join(methods(r), ",")}
+					strconv.FormatUint(r.Served, 10), strconv.Itoa(r.Inflight), cpu(r), memory(r), strings.Join(methods(r), ",")}
 				if wide {
 					rows[i] = append(rows[i], strings.Join(r.Enforced, ", "), strings.Join(r.NotEnforced, ", "))
 				}
 			}
-			header := "ID CELL STATE PID AGE SERVED BUSY RESTARTS METHODS"
+			header := "ID CELL STATE PID AGE SERVED BUSY CPU MEMORY METHODS"
 			if wide {
 				header += " ENFORCED NOT-ENFORCED"
 			}
@@ -87,6 +87,21 @@ func methods(r node.Replica) []string {
 		out[i] = m[strings.LastIndexByte(m, '/')+1:]
 	}
 	return out
+}
+
+// cpu is the processor time that a replica used, or "" where nobody measures.
+func cpu(r node.Replica) string {
+	if r.Memory == 0 {
+		return ""
+	}
+	return duration(time.Duration(r.CPUSeconds * float64(time.Second)))
+}
+
+func memory(r node.Replica) string {
+	if r.Memory == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d MiB", r.Memory>>20)
 }
 
 func pid(p int) string {

@@ -108,8 +108,8 @@ Nothing is reported to anybody.`,
 	})
 	for i, commands := range [][]*cobra.Command{ // as in groups
 		{a.initCmd(), a.upCmd(), a.downCmd(), a.demoCmd()},
-		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd(), a.loadCmd(), a.logsCmd(), a.stopCmd()},
-		{a.eventsCmd(), a.lookupCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
+		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd(), a.publishCmd(), a.growCmd(), a.loadCmd(), a.logsCmd(), a.stopCmd()},
+		{a.eventsCmd(), a.lookupCmd(), a.seedsCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
 		{a.admitCmd(), a.trustCmd(), a.configCmd(), a.completionCmd(), a.versionCmd()},
 	} {
 		for _, c := range commands {

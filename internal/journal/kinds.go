@@ -17,6 +17,8 @@ const (
 	Discover      Kind = "discover"
 	LeaseRefused  Kind = "lease.refused"
 	PacketRefused Kind = "packet.refused"
+	Publish       Kind = "publish"
+	Seed          Kind = "seed"
 	Fetch         Kind = "fetch"
 	Verify        Kind = "verify"
 	Refuse        Kind = "refuse"
@@ -51,6 +53,8 @@ var Kinds = []struct {
 	{Discover, "The node looked for a cell and found it, or did not."},
 	{LeaseRefused, "A statement that some node serves a cell was not believed."},
 	{PacketRefused, "A packet from the local network was not understood or not believed."},
+	{Publish, "The author signed a release of a cell."},
+	{Seed, "The node began to hand out the source of a release to others."},
 	{Fetch, "The source of a cell was copied from another place."},
 	{Verify, "The source of a cell was checked against its author's signature."},
 	{Refuse, "The node declined to run or serve something."},

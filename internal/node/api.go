@@ -59,6 +59,26 @@ const (
 	StepAlive    Step = "alive"
 )
 
+// The further steps of /v1/grow, before and after those.
+const (
+	StepFind   Step = "find"
+	StepFetch  Step = "fetch"
+	StepVerify Step = "verify"
+	StepSeed   Step = "seed"
+)
+
+// Published is a release that the node signed and now seeds.
+type Published struct {
+	Cell    string    `json:"cell"` // name@author
+	Version string    `json:"version"`
+	Seq     uint64    `json:"seq"`
+	Commit  string    `json:"commit"`
+	Tag     string    `json:"tag"` // in the repository that it was published from
+	Expires time.Time `json:"expires"`
+	Bytes   int64     `json:"bytes"`
+	Files   int       `json:"files"`
+}
+
 // Progress is a line of /v1/run. The last one holds Replica or Error, the
 // others Step and Text. A build may report several lines of one step.
 type Progress struct {
@@ -87,7 +107,8 @@ type Replica struct {
 	Methods     []string  `json:"methods,omitempty"` // names without the cell
 	Served      uint64    `json:"served"`            // requests since the start
 	Inflight    int       `json:"inflight"`
-	Restarts    int       `json:"restarts"`
+	CPUSeconds  float64   `json:"cpu_s,omitempty"`        // that its processes used since the start
+	Memory      int64     `json:"memory,omitempty"`       // resident bytes of its processes now
 	Enforced    []string  `json:"enforced,omitempty"`     // limits that the system holds
 	NotEnforced []string  `json:"not_enforced,omitempty"` // limits that it does not, and why
 	Exit        string    `json:"exit,omitempty"`         // how it ended, in words
@@ -143,6 +164,14 @@ type (
 	RunRequest struct {
 		Dir string `json:"dir"`
 	} // absolute
+	PublishRequest struct {
+		Dir     string `json:"dir"`     // absolute
+		Version string `json:"version"` // "": that of Cell.toml
+	}
+	GrowRequest struct {
+		Ref     string   `json:"ref"`
+		Mirrors []string `json:"mirrors,omitempty"`
+	}
 	KillRequest struct {
 		Replica string `json:"replica"`
 	}

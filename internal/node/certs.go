@@ -155,7 +155,7 @@ var ErrNoGrant = errors.New("no grant")
 func (c Certs) For(cell identity.Cell, node identity.Key) (grant, member []byte, err error) {
 	best := -1
 	for i, g := range c.Grants {
-		if g.Allows(cell, node, c.Member) && (best < 0 || cmp.Compare(len(g.Name), len(c.Grants[best].Name)) > 0) {
+		if time.Now().Before(g.Issued.Add(g.TTL)) && g.Allows(cell, node, c.Member) && (best < 0 || cmp.Compare(len(g.Name), len(c.Grants[best].Name)) > 0) {
 			best = i
 		}
 	}

@@ -128,7 +128,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Run starts the cell in a folder, given as an absolute path, and hands on its
 // progress; it returns when the replica is alive, or was refused.
 func (c *Client) Run(ctx context.Context, dir string, progress func(Progress)) (Replica, error) {
-	for p, err := range stream[Progress](ctx, c, http.MethodPost, "/v1/run", RunRequest{dir}) {
+	return c.start(ctx, "/v1/run", RunRequest{dir}, progress)
+}
+
+func (c *Client) start(ctx context.Context, path string, body any, progress func(Progress)) (Replica, error) {
+	for p, err := range stream[Progress](ctx, c, http.MethodPost, path, body) {
 		switch {
 		case err != nil:
 			return Replica{}, err
@@ -140,6 +144,26 @@ func (c *Client) Run(ctx context.Context, dir string, progress func(Progress)) (
 		progress(p)
 	}
 	return Replica{}, c.explain(io.ErrUnexpectedEOF)
+}
+
+// Grow fetches a cell from its seeds, verifies, builds and starts it; it
+// returns when the replica is alive, or was refused.
+func (c *Client) Grow(ctx context.Context, ref string, mirrors []string, progress func(Progress)) (Replica, error) {
+	return c.start(ctx, "/v1/grow", GrowRequest{ref, mirrors}, progress)
+}
+
+// Publish signs what is committed in a folder, given as an absolute path, as a
+// release, and seeds it.
+func (c *Client) Publish(ctx context.Context, dir, version string) (p Published, err error) {
+	res, err := c.do(ctx, http.MethodPost, "/v1/publish", PublishRequest{dir, version})
+	if err != nil {
+		return p, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&p); err != nil {
+		return p, c.explain(fmt.Errorf("read answer: %w", err))
+	}
+	return p, nil
 }
 
 // Replicas lists the node's replicas.
@@ -191,8 +215,12 @@ func (c *Client) Events(ctx context.Context, after uint64, follow bool) iter.Seq
 
 // Lookup streams the nodes that serve a cell, the first one found first.
 func (c *Client) Lookup(ctx context.Context, ref string) iter.Seq2[Found, error] {
+	return c.found(ctx, "/v1/lookup?"+query("ref", ref))
+}
+
+func (c *Client) found(ctx context.Context, path string) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
-		for f, err := range stream[Found](ctx, c, http.MethodGet, "/v1/lookup?"+query("ref", ref), nil) {
+		for f, err := range stream[Found](ctx, c, http.MethodGet, path, nil) {
 			if err == nil && f.Error != nil {
 				err = f.Error
 			}
@@ -201,6 +229,11 @@ func (c *Client) Lookup(ctx context.Context, ref string) iter.Seq2[Found, error]
 			}
 		}
 	}
+}
+
+// Seeds streams the nodes that hand out the source of a cell.
+func (c *Client) Seeds(ctx context.Context, ref string) iter.Seq2[Found, error] {
+	return c.found(ctx, "/v1/seeds?"+query("ref", ref))
 }
 
 // Peers lists the nodes that this one knows.

@@ -84,6 +84,8 @@ func (n *Node) routes(frames *connSet) http.Handler {
 	handle("GET /v1/peers", func(w http.ResponseWriter, r *http.Request) error { return writeJSON(w, PeerList{n.Peers()}) })
 	handle("GET /v1/doctor", func(w http.ResponseWriter, r *http.Request) error { return writeJSON(w, CheckList{n.Checks()}) })
 	handle("POST /v1/run", n.controlRun)
+	handle("POST /v1/grow", n.controlGrow)
+	handle("POST /v1/publish", n.controlPublish)
 	handle("POST /v1/kill", func(w http.ResponseWriter, r *http.Request) error {
 		var q KillRequest
 		if err := readJSON(w, r, &q); err != nil {
@@ -104,7 +106,12 @@ func (n *Node) routes(frames *connSet) http.Handler {
 	})
 	handle("GET /v1/logs", n.controlLogs)
 	handle("GET /v1/events", n.controlEvents)
-	handle("GET /v1/lookup", n.controlLookup)
+	handle("GET /v1/lookup", func(w http.ResponseWriter, r *http.Request) error {
+		return n.controlLookup(w, r, func(c identity.Cell) identity.Cell { return c })
+	})
+	handle("GET /v1/seeds", func(w http.ResponseWriter, r *http.Request) error {
+		return n.controlLookup(w, r, identity.Cell.Seeds)
+	})
 	handle("POST /v1/ping", n.controlPing)
 	handle("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) error { return done(w, n.Reload()) })
 	handle("POST /v1/down", func(w http.ResponseWriter, _ *http.Request) error {
@@ -126,14 +133,42 @@ func (n *Node) controlRun(w http.ResponseWriter, r *http.Request) error {
 	if err := absDir(q.Dir); err != nil {
 		return err
 	}
+	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.RunCell(r.Context(), q.Dir, tell) })
+}
+
+func (n *Node) controlGrow(w http.ResponseWriter, r *http.Request) error {
+	var q GrowRequest
+	if err := readJSON(w, r, &q); err != nil {
+		return err
+	}
+	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.Grow(r.Context(), q.Ref, q.Mirrors, tell) })
+}
+
+// streamProgress sends what start tells, and how it ended.
+func streamProgress(w http.ResponseWriter, start func(func(Progress)) (Replica, error)) error {
 	out := newStream(w)
-	got, err := n.RunCell(r.Context(), q.Dir, func(p Progress) { out.send(p) })
+	got, err := start(func(p Progress) { out.send(p) })
 	if err != nil {
 		out.send(Progress{Error: asAPIError(err)})
 	} else {
 		out.send(Progress{Replica: &got})
 	}
 	return nil
+}
+
+func (n *Node) controlPublish(w http.ResponseWriter, r *http.Request) error {
+	var q PublishRequest
+	if err := readJSON(w, r, &q); err != nil {
+		return err
+	}
+	if err := absDir(q.Dir); err != nil {
+		return err
+	}
+	p, err := n.Publish(r.Context(), q.Dir, q.Version)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, p)
 }
 
 func (n *Node) controlLogs(w http.ResponseWriter, r *http.Request) error {
@@ -180,13 +215,14 @@ func (n *Node) controlEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (n *Node) controlLookup(w http.ResponseWriter, r *http.Request) error {
+// controlLookup discovers the topic that belongs to a cell.
+func (n *Node) controlLookup(w http.ResponseWriter, r *http.Request, topic func(identity.Cell) identity.Cell) error {
 	cell, err := n.parseCell(r.FormValue("ref"))
 	if err != nil {
 		return err
 	}
 	out := newStream(w)
-	for ep, err := range n.mesh.Discover(r.Context(), cell) {
+	for ep, err := range n.mesh.Discover(r.Context(), topic(cell)) {
 		if err != nil {
 			out.send(Found{Error: asAPIError(err)})
 			return nil

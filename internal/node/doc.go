@@ -10,6 +10,9 @@
 //
 //	GET  /v1/status                    Status
 //	POST /v1/run      {"dir"}          Progress …, the last with "replica" or "error"
+//	POST /v1/publish  {"dir","version"} Published
+//	POST /v1/grow     {"ref","mirrors"} Progress …, the last with "replica" or "error"
+//	GET  /v1/seeds    ?ref=            Found …: who hands out the source
 //	GET  /v1/ps                        {"replicas":[Replica]}
 //	POST /v1/kill     {"replica"}      ends the process as a crash would
 //	POST /v1/stop     {"cell"}         ends the cell's replicas and withdraws it

@@ -24,6 +24,7 @@ import (
 	"cell.network/cell/internal/kad"
 	"cell.network/cell/internal/membrane"
 	"cell.network/cell/internal/mesh"
+	"cell.network/cell/internal/mycelium"
 	"cell.network/cell/internal/pheromone"
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/ribosome"
@@ -48,6 +49,10 @@ type Config struct {
 	Starter capsid.Starter
 	Builder ribosome.Builder
 	Pair    membrane.Pairer
+	// Meter measures replicas; nil: they are not measured.
+	Meter Meter
+	// Mirror copies releases from git repositories; nil: by git over https.
+	Mirror mycelium.Mirror
 	// Control accepts connections of the control API; nil: there is none.
 	Control net.Listener
 	// Rand decides what is left to chance; nil: seeded from the system.
@@ -69,6 +74,7 @@ type Node struct {
 	lan     *pheromone.LAN // nil without a bus
 	mesh    *mesh.Mesh
 	axon    *axon.Axon
+	store   *mycelium.Store
 
 	mu       sync.Mutex
 	settings Settings // guarded by mu: replaced by Reload
@@ -127,6 +133,11 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.axon = axon.New(n.host, n.net, axon.Config{Handler: n.serveRemote})
+	if n.store, err = mycelium.New(mycelium.Config{
+		Dir: filepath.Join(cfg.Home.State, "releases"), Network: n.net, Host: n.host, Mirror: cfg.Mirror,
+	}); err != nil {
+		return nil, err
+	}
 	mc := mesh.Config{
 		Network: n.net.ID(), Key: cfg.Key, Incarnation: incarnation, WAN: n.dht(),
 		Addrs: n.host.LeaseAddrs, Dialable: n.host.DialableRaw, Rand: n.chance, Event: n.meshEvent,
@@ -159,6 +170,8 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		})
 	}
+	n.store.Serve()
+	n.seedAll()
 	part("mesh", n.mesh.Run)
 	part("refresh", n.refresh)
 	if n.lan != nil {
@@ -228,7 +241,7 @@ func (n *Node) leave() {
 func (n *Node) Down() { n.once.Do(func() { close(n.down) }) }
 
 func (n *Node) close() {
-	for _, c := range []io.Closer{closer(n.axon), closer(n.kad), closer(n.host), closer(n.journal)} {
+	for _, c := range []io.Closer{closer(n.store), closer(n.axon), closer(n.kad), closer(n.host), closer(n.journal)} {
 		if c != nil {
 			_ = c.Close()
 		}

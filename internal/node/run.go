@@ -21,15 +21,9 @@ import (
 const announceWait = 2 * time.Second
 
 // RunCell builds the cell in dir, starts a replica, announces it and returns
-// when it answers. Replicas of an earlier RunCell are drained once the new one
-// takes requests. Errors are an [*APIError] or name what failed; progress is
-// told as it goes.
+// when it answers. The cell is the default author's. Errors are an [*APIError]
+// or name what failed; progress is told as it goes.
 func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress)) (Replica, error) {
-	begin := time.Now()
-	say := func(step Step, format string, args ...any) {
-		progress(Progress{Step: step, Text: fmt.Sprintf(format, args...), TookMS: ms(time.Since(begin))})
-		begin = time.Now()
-	}
 	m, err := LoadManifest(dir)
 	if err != nil {
 		return Replica{}, err
@@ -37,6 +31,17 @@ func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress))
 	cell, err := n.resolve(identity.Ref{Name: m.Cell.Name})
 	if err != nil {
 		return Replica{}, NewError(CodeRefused, err.Error(), "make your keys first: cell init")
+	}
+	return n.startCell(ctx, cell, m, dir, progress)
+}
+
+// startCell builds and starts a cell from its source in dir. Replicas of an
+// earlier start are drained once the new one takes requests.
+func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, dir string, progress func(Progress)) (Replica, error) {
+	begin := time.Now()
+	say := func(step Step, format string, args ...any) {
+		progress(Progress{Step: step, Text: fmt.Sprintf(format, args...), TookMS: ms(time.Since(begin))})
+		begin = time.Now()
 	}
 	n.mu.Lock()
 	grant, member, err := n.certs.For(cell, n.self)
@@ -253,13 +258,24 @@ func (n *Node) Replicas() []Replica {
 		ended = append(ended, s.exited...)
 		n.mu.Unlock()
 		for _, r := range rs {
-			alive = append(alive, r.view(s.cell))
+			alive = append(alive, n.measure(r.view(s.cell)))
 		}
 	}
 	byStart := func(a, b Replica) int { return a.Started.Compare(b.Started) }
 	slices.SortFunc(alive, byStart)
 	slices.SortFunc(ended, byStart)
 	return append(alive, ended...)
+}
+
+// measure adds what the replica's processes use, as far as the system tells.
+func (n *Node) measure(v Replica) Replica {
+	if n.cfg.Meter == nil {
+		return v
+	}
+	if u, err := n.cfg.Meter.Sample(v.PID); err == nil { // else it has just ended
+		v.CPUSeconds, v.Memory = u.CPU.Seconds(), u.Memory
+	}
+	return v
 }
 
 // lineWriter calls f for every whole line written to it.
