@@ -33,6 +33,9 @@ func (t *table) ask(cell identity.Cell) *name {
 	} else {
 		t.remove(n)
 		t.put(n, &t.asked)
+		for _, e := range n.nodes {
+			_, _ = t.wanted.Admit(e.lease) // from now on; it has been admitted before
+		}
 	}
 	t.trim(&t.asked, n)
 	return n

@@ -27,6 +27,7 @@ const (
 // pure: no goroutine, no lock, and the time is an argument.
 type table struct {
 	floor        record.Floor
+	wanted       record.Floor // of cells that somebody asked for: strangers' leases push nothing out of it
 	names        map[identity.Cell]*name
 	asked, heard shelf
 	unasked      map[identity.Key]int // entries on the heard shelf by node
@@ -77,6 +78,11 @@ func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
 	var e *entry
 	if n != nil {
 		e = n.nodes[l.Node()]
+	}
+	if n != nil && n.shelf == &t.asked {
+		if _, err := t.wanted.Admit(l); err != nil {
+			return ordered
+		}
 	}
 	if e != nil && !now.Before(e.until) {
 		e.spent = true
@@ -222,6 +228,10 @@ func (t *table) lapse(n *name, now time.Time) {
 		if !e.spent && !now.Before(e.until) {
 			e.spent = true
 			n.lose(fmt.Sprintf("the lease of %s lapsed", e.lease.Node().Short()), e.until)
+		}
+		if !e.spent && !(t.floor.Stands(e.lease) && t.wanted.Stands(e.lease)) {
+			e.spent = true
+			n.lose(fmt.Sprintf("the grant of %s was replaced", e.lease.Node().Short()), now)
 		}
 		if e.spent && now.After(e.lease.Issued.Add(e.lease.TTL+record.MaxSkew)) {
 			t.drop(n, e)

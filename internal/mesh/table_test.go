@@ -181,3 +181,51 @@ func TestTableIsBounded(t *testing.T) {
 			tb.heard.names.Len(), tb.heard.entries, tb.asked.entries, len(tb.unasked))
 	}
 }
+
+// made is a lease as [record.OpenLease] would return it, without the time that signing takes.
+func made(node identity.Key, cell identity.Cell, order, grant uint64, now time.Time) record.Lease {
+	return record.Lease{
+		Header: record.Header{Signer: node, Order: record.Order{Sequence: order}, Issued: now, TTL: record.MaxLeaseTTL},
+		Cell:   cell, State: record.StateAlive,
+		Grant: record.Grant{Header: record.Header{Signer: cell.Author, Order: record.Order{Incarnation: grant}, Issued: now, TTL: 24 * time.Hour}},
+	}
+}
+
+// TestFloodDoesNotRollBack sends as many leases of a stranger's cells as a
+// floor remembers: what was known of a cell that somebody asked for must stay.
+func TestFloodDoesNotRollBack(t *testing.T) {
+	tb, now := newTable(), time.Now()
+	early, late := cellOf("early"), cellOf("late")
+	tb.ask(early)
+	tb.admit(made(key(2).Public(), late, 7, 3, now), TierLAN, now) // heard first, asked for then
+	tb.ask(late)
+	tb.admit(made(key(2).Public(), early, 7, 3, now), TierLAN, now)
+	stranger := key(9).Public()
+	for i := range record.MaxFloor + 1 {
+		tb.admit(made(stranger, identity.Cell{Author: stranger, Name: identity.Name(fmt.Sprint("n-", i))}, 1, 1, now), TierLAN, now)
+	}
+	for _, cell := range []identity.Cell{early, late} {
+		if what := tb.admit(made(key(2).Public(), cell, 6, 3, now), TierLAN, now); what != ordered {
+			t.Errorf("%s: an old lease is %s", cell.Name, what)
+		}
+		if what := tb.admit(made(key(3).Public(), cell, 1, 2, now), TierLAN, now); what != ordered {
+			t.Errorf("%s: a lease under a revoked grant is %s", cell.Name, what)
+		}
+	}
+}
+
+// TestRevokedGrantEndsLeases shows a newer grant after a long lease under the old one.
+func TestRevokedGrantEndsLeases(t *testing.T) {
+	tb, now := newTable(), time.Now()
+	of := map[identity.Key]int{key(2).Public(): 2, key(3).Public(): 3}
+	tb.ask(cellOf("greeter"))
+	tb.admit(made(key(2).Public(), cellOf("greeter"), 1, 1, now), TierLAN, now)
+	tb.admit(made(key(3).Public(), cellOf("other"), 1, 2, now), TierLAN, now) // the same grant, a newer one
+	if got := view(&tb, "greeter", now, of); got != "" {
+		t.Errorf("still served by%s", got)
+	}
+	tb.admit(made(key(2).Public(), cellOf("greeter"), 2, 2, now), TierLAN, now)
+	if got := view(&tb, "greeter", now, of); got != " 2" {
+		t.Errorf("served by%s", got)
+	}
+}

@@ -52,6 +52,18 @@ func (f *Floor) Admit(l Lease) (fresh bool, err error) {
 	return c < 0, nil
 }
 
+// Stands reports whether l's grant is not below the floor: a lease that was
+// admitted no longer stands when a newer grant has been seen.
+func (f *Floor) Stands(l Lease) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.atLocked(grantKey(l)).Compare(l.Grant.Order) <= 0
+}
+
+func grantKey(l Lease) floorKey {
+	return floorKey{l.Cell.Author, identity.Cell{Author: l.Cell.Author, Name: l.Grant.Name}}
+}
+
 func (f *Floor) atLocked(k floorKey) Order {
 	if e, ok := f.seen[k]; ok {
 		return e.Value.(floorEntry).order
