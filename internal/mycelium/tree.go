@@ -185,9 +185,9 @@ func checkName(name string) error {
 		}
 	}
 	switch f := fold(name); {
-	case f == ".git" || f == ".gitmodules":
+	case f == ".GIT" || f == ".GITMODULES":
 		return bad("means something to git")
-	case strings.HasPrefix(f, "git~") && strings.Trim(f[4:], "0123456789") == "":
+	case strings.HasPrefix(f, "GIT~") && strings.Trim(f[4:], "0123456789") == "":
 		return bad("is .git on Windows")
 	}
 	return nil
@@ -200,7 +200,8 @@ func ambiguous(r rune) bool {
 		r >= 0xf900 && r <= 0xfaff || r >= 0x2f800 && r <= 0x2fa1f || r >= 0x2100 && r <= 0x214f
 }
 
-// fold maps names that some systems take for one to one text.
+// fold maps names that some systems take for one to one text, in capitals where
+// there are any.
 func fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		for least := r; ; { // the smallest of those that fold together
