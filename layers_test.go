@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"internal/identity", "internal/home", "internal/frame", "internal/ops", "internal/journal", "internal/sim"},
 	{"internal/record", "internal/membrane", "internal/autonomic"},
 	{"internal/host"},
-	{"internal/pheromone", "internal/kad", "internal/axon", "internal/capsid"},
+	{"internal/pheromone", "internal/pulse", "internal/kad", "internal/axon", "internal/capsid"},
 	{"", "internal/mesh", "internal/ribosome"},
 	{"internal/mycelium"},
 	{"examples/greeter", "internal/node"},

@@ -1,0 +1,256 @@
+package pulse
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"cell.network/cell/internal/host"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Limits on one stream and on all.
+const (
+	MaxLinks     = 96              // streams; of these MaxTargets are opened here
+	writeTimeout = 5 * time.Second // of one message
+	greeting     = 5 * time.Second // until the first message
+	silence      = 5               // refreshes without a message, after which a neighbour is gone
+	suspicious   = 2               // refreshes without one, after which a second stream replaces the first
+
+	readRate  = 64   // rows and messages a second that are read; more wait
+	readBurst = 1200 // of them at once: all rows of a peer, and a few more
+)
+
+// valued is how much a node with a stream counts when the connection manager
+// chooses whom to disconnect.
+const valued = 10
+
+const managed = "pulse" // mark for the connection manager
+
+// link is a stream to a neighbour.
+type link struct {
+	pulse  *Pulse
+	key    identity.Key
+	id     peer.ID
+	stream network.Stream
+	ours   bool // opened by this node
+	wake   chan struct{}
+	pace   pace // of the reader
+
+	// Guarded by pulse.mu.
+	heard   time.Time                     // when it last said something
+	welcome bool                          // it is told things
+	has     map[identity.Key]record.Order // rows that the neighbour holds
+	due     map[identity.Key]struct{}     // nodes whose row it is to be sent
+	asks    map[tag]record.Order          // nodes to ask it about, and what is held of them
+	near    map[tag]struct{}              // its neighbours; nil before it told
+	all     bool                          // to tell everything that is held
+	tell    bool                          // to tell the neighbours
+}
+
+// rouse has the writer look whether there is something to send.
+func (l *link) rouse() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// accept serves a stream that another node opened.
+func (p *Pulse) accept(s network.Stream) {
+	key, err := host.KeyOf(s.Conn().RemotePeer())
+	if err != nil {
+		_ = s.Reset()
+		return
+	}
+	if !p.serve(key, s, false) {
+		_ = s.ResetWithError(network.StreamResourceLimitExceeded)
+	}
+}
+
+// serve uses a stream until it ends, or returns false at once.
+func (p *Pulse) serve(key identity.Key, s network.Stream, ours bool) bool {
+	now := time.Now()
+	l := &link{pulse: p, key: key, id: s.Conn().RemotePeer(), stream: s, ours: ours, wake: make(chan struct{}, 1),
+		pace: pace{rate: readRate, burst: readBurst, at: now}, heard: now,
+		has: make(map[identity.Key]record.Order), due: make(map[identity.Key]struct{}), asks: make(map[tag]record.Order)}
+	if !p.enter(l) {
+		return false
+	}
+	defer p.work.Done()
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	context.AfterFunc(ctx, func() { _ = s.Reset() })
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		l.write(ctx)
+	}()
+	l.read(ctx)
+	p.leave(l)
+	select {
+	case <-p.leaving: // the writer says goodbye, or p.ctx ends
+	default:
+		cancel()
+	}
+	<-wrote
+	return true
+}
+
+// enter makes a stream the link to its node, unless there is a better one.
+func (p *Pulse) enter(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.leaving:
+		return false
+	default:
+	}
+	old, known := p.links[l.key]
+	switch {
+	case l.key == p.self, !known && len(p.links) >= MaxLinks:
+		return false
+	case known && old.ours != l.ours && p.prefers(old) && time.Since(old.heard) < suspicious*p.cfg.Refresh:
+		return false
+	case known:
+		_ = old.stream.Reset() // its reader leaves
+	}
+	p.links[l.key] = l
+	p.told = false
+	p.work.Add(1)
+	if p.targets[l.key] != nil {
+		p.welcomeLocked(l)
+		p.host.ConnManager().Protect(l.id, managed)
+	} else {
+		p.host.ConnManager().TagPeer(l.id, managed, valued)
+	}
+	return true
+}
+
+// prefers reports whether both ends keep this stream where there are two: the
+// one that the lower key opened.
+func (p *Pulse) prefers(l *link) bool {
+	return l.ours == (string(p.self[:]) < string(l.key[:]))
+}
+
+// welcomeLocked has a neighbour told everything.
+func (p *Pulse) welcomeLocked(l *link) {
+	l.welcome, l.all, l.tell = true, true, true
+	l.due[p.self] = struct{}{}
+	l.rouse()
+}
+
+func (p *Pulse) leave(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.links[l.key] != l {
+		return // replaced
+	}
+	delete(p.links, l.key)
+	p.told = false
+	p.host.ConnManager().Unprotect(l.id, managed)
+	p.host.ConnManager().UntagPeer(l.id, managed)
+}
+
+// toldLocked returns the neighbours that are told things, by key.
+func (p *Pulse) toldLocked() []*link {
+	var all []*link
+	for _, l := range p.links {
+		if l.welcome {
+			all = append(all, l)
+		}
+	}
+	slices.SortFunc(all, func(a, b *link) int { return bytes.Compare(a.key[:], b.key[:]) })
+	return all
+}
+
+// write sends what is to be sent until ctx ends or, at the node's goodbye,
+// until nothing is left.
+func (l *link) write(ctx context.Context) {
+	for last := false; ; {
+		for {
+			m, some := l.pulse.compose(l)
+			if !some {
+				break
+			}
+			_ = l.stream.SetWriteDeadline(time.Now().Add(writeTimeout))
+			if err := writeMessage(l.stream, m); err != nil {
+				if ctx.Err() == nil {
+					l.pulse.writeFailed(l, err)
+				}
+				_ = l.stream.Reset() // the reader leaves
+				return
+			}
+		}
+		if last {
+			_ = l.stream.CloseWrite() // the neighbour hangs up when it has read all
+			return
+		}
+		select {
+		case <-l.wake:
+		case <-l.pulse.leaving:
+			last = true
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (p *Pulse) writeFailed(l *link, err error) {
+	var late interface{ Timeout() bool }
+	if errors.As(err, &late) && late.Timeout() {
+		p.cfg.OnRefused(l.key, ReasonSlow)
+	}
+}
+
+// read takes what the neighbour says until the stream ends.
+func (l *link) read(ctx context.Context) {
+	_ = l.stream.SetReadDeadline(time.Now().Add(greeting))
+	for {
+		m, err := readMessage(l.stream)
+		if errors.Is(err, errWire) {
+			l.pulse.cfg.OnRefused(l.key, ReasonMessage)
+		}
+		if err != nil || !l.pulse.hear(l, m) {
+			_ = l.stream.Reset()
+			return
+		}
+		if wait := l.pace.spend(cost(m), time.Now()); wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+		}
+		_ = l.stream.SetReadDeadline(time.Now().Add(silence * l.pulse.cfg.Refresh))
+	}
+}
+
+// cost is what a message costs to read and at most to answer: naming all rows
+// that one holds is cheap, but can be answered by as many rows.
+func cost(m message) float64 {
+	n := float64(1 + len(m.Rows) + len(m.Splices) + len(m.Holds))
+	if m.All {
+		n += readBurst / 8
+	}
+	return n
+}
+
+// pace is a token bucket: what goes beyond it waits.
+type pace struct {
+	rate, burst float64 // tokens a second, and at once
+	used        float64
+	at          time.Time
+}
+
+// spend takes n tokens and returns for how long to wait.
+func (p *pace) spend(n float64, now time.Time) time.Duration {
+	p.used = max(0, p.used-now.Sub(p.at).Seconds()*p.rate) + n
+	p.at = now
+	return time.Duration(max(0, p.used-p.burst) / p.rate * float64(time.Second))
+}

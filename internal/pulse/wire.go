@@ -1,0 +1,192 @@
+package pulse
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Limits on one message.
+const (
+	MaxMessage = 16 << 10 // bytes, its length not included
+	maxNews    = 32       // rows and splices, each
+	tagSize    = 8        // bytes of a key that stand for it among the nodes of one network
+	baseSize   = 4        // bytes of a row's signature that tell it from the node's others
+)
+
+// tag is the start of a node's key. Two nodes with one tag do no harm: what
+// follows from it is verified.
+type tag [tagSize]byte
+
+func tagOf(k identity.Key) tag { return tag(k[:tagSize]) }
+
+// message is all that one end says to the other at one time (wire format in
+// the package comment).
+type message struct {
+	_       struct{} `cbor:",toarray"`
+	Rows    []fullNews
+	Splices []spliceNews
+	Holds   []holding
+	All     bool // Holds is all that the sender holds
+	Linked  [][]byte
+	Told    bool // Linked is meant: it replaces what was said before
+}
+
+// fullNews is a row as its node signed it.
+type fullNews struct {
+	_   struct{} `cbor:",toarray"`
+	Age uint32   // milliseconds since the node signed it, as far as the sender knows
+	Row []byte
+}
+
+// spliceNews is a row as what it changes in one that the receiver holds.
+type spliceNews struct {
+	_      struct{} `cbor:",toarray"`
+	Age    uint32
+	Node   []byte // tag
+	Base   []byte // first baseSize bytes of the base's signature
+	Sig    []byte // of the row
+	Head   uint16 // bytes of the base's body that the row's body starts with
+	Tail   uint16 // bytes of the base's body that it ends with
+	Middle []byte
+}
+
+// holding tells which row of a node the sender holds; 0, 0 is none.
+type holding struct {
+	_           struct{} `cbor:",toarray"`
+	Node        []byte   // tag
+	Incarnation uint64
+	Sequence    uint64
+}
+
+func (h holding) order() record.Order {
+	return record.Order{Incarnation: h.Incarnation, Sequence: h.Sequence}
+}
+
+var encoding = func() cbor.EncMode {
+	m, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}()
+
+var decoding = func() cbor.DecMode {
+	m, err := cbor.DecOptions{
+		IndefLength:      cbor.IndefLengthForbidden,
+		TagsMd:           cbor.TagsForbidden,
+		MaxNestedLevels:  4,
+		MaxArrayElements: MaxNodes,
+		MaxMapPairs:      16,
+	}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}()
+
+var errWire = errors.New("malformed message")
+
+func parseMessage(b []byte) (message, error) {
+	var m message
+	if err := decoding.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("%w: %v", errWire, err)
+	}
+	if len(m.Rows) > maxNews || len(m.Splices) > maxNews || len(m.Linked) > MaxLinks {
+		return m, fmt.Errorf("%w: %d rows, %d splices, %d links", errWire, len(m.Rows), len(m.Splices), len(m.Linked))
+	}
+	for _, s := range m.Splices {
+		if len(s.Node) != tagSize || len(s.Base) != baseSize || len(s.Sig) != identity.SignatureSize || len(s.Middle) > record.MaxRowSize {
+			return m, fmt.Errorf("%w: splice", errWire)
+		}
+	}
+	for _, h := range m.Holds {
+		if len(h.Node) != tagSize {
+			return m, fmt.Errorf("%w: tag of %d bytes", errWire, len(h.Node))
+		}
+	}
+	for _, l := range m.Linked {
+		if len(l) != tagSize {
+			return m, fmt.Errorf("%w: tag of %d bytes", errWire, len(l))
+		}
+	}
+	return m, nil
+}
+
+// readMessage reads one message; memory grows with what has come.
+func readMessage(r io.Reader) (message, error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return message{}, fmt.Errorf("read message: %w", err)
+	}
+	n := binary.BigEndian.Uint16(head[:])
+	if n > MaxMessage {
+		return message{}, fmt.Errorf("%w: %d bytes, %d are allowed", errWire, n, MaxMessage)
+	}
+	var b bytes.Buffer
+	if got, err := io.CopyN(&b, r, int64(n)); err != nil {
+		return message{}, fmt.Errorf("read message: %d of %d bytes: %w", got, n, err)
+	}
+	return parseMessage(b.Bytes())
+}
+
+// writeMessage sends one message with its length in front, in one Write.
+func writeMessage(w io.Writer, m message) error {
+	b, err := encoding.Marshal(m)
+	if err == nil && len(b) > MaxMessage {
+		err = fmt.Errorf("%d bytes, %d are allowed", len(b), MaxMessage)
+	}
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	if _, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil {
+		return fmt.Errorf("send message: %w", err)
+	}
+	return nil
+}
+
+// base names a row among those of its node.
+func base(raw []byte) []byte { return raw[:baseSize] }
+
+// splice says what to change in old to get raw.
+func splice(old, raw []byte) spliceNews {
+	a, b := old[identity.SignatureSize:], raw[identity.SignatureSize:]
+	shorter := min(len(a), len(b))
+	head := 0
+	for head < shorter && a[head] == b[head] {
+		head++
+	}
+	tail := 0
+	for tail < shorter-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
+		tail++
+	}
+	return spliceNews{Base: base(old), Sig: raw[:identity.SignatureSize],
+		Head: uint16(head), Tail: uint16(tail), Middle: b[head : len(b)-tail]}
+}
+
+// apply makes the row that s says of old.
+func (s spliceNews) apply(old []byte) ([]byte, error) {
+	body := old[identity.SignatureSize:]
+	head, tail := int(s.Head), int(s.Tail)
+	size := identity.SignatureSize + head + len(s.Middle) + tail
+	if head > len(body) || tail > len(body) || size > record.MaxRowSize {
+		return nil, fmt.Errorf("%w: splice of %d and %d bytes", errWire, head, tail)
+	}
+	raw := make([]byte, 0, size)
+	raw = append(raw, s.Sig...)
+	raw = append(raw, body[:head]...)
+	raw = append(raw, s.Middle...)
+	return append(raw, body[len(body)-tail:]...), nil
+}
+
+// millis is an age as it is sent.
+func millis(age time.Duration) uint32 {
+	return uint32(min(max(age.Milliseconds(), 0), (2 * record.MaxRowTTL).Milliseconds()))
+}
