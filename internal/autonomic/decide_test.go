@@ -40,7 +40,7 @@ func hold(p Policy, v View, d time.Duration, m Memory) (Decision, Memory) {
 	return decision, m
 }
 
-func count64(d Decision, k Kind, host identity.Key) (n int) {
+func acts(d Decision, k Kind, host identity.Key) (n int) {
 	for _, a := range d.Actions {
 		if a.Kind == k && a.Host == host {
 			n++
@@ -104,7 +104,7 @@ func TestOneOwner(t *testing.T) {
 func TestSpread(t *testing.T) {
 	d, _ := hold(Policy{Min: 8}, table(4, 0, Replica{}), 2500*time.Millisecond, Memory{})
 	for i := range 4 {
-		if n := count64(d, Divide, key(i+1)); n != 2 {
+		if n := acts(d, Divide, key(i+1)); n != 2 {
 			t.Errorf("host %d gets %d of 8 replicas, want 2", i+1, n)
 		}
 	}
@@ -120,7 +120,7 @@ func TestNoCodeNoRoomNoTurn(t *testing.T) {
 		v := table(2, 0, Replica{})
 		spoil(&v.Hosts[0])
 		d, _ := hold(Policy{Min: 2}, v, 2500*time.Millisecond, Memory{})
-		if n := count64(d, Divide, key(2)); n != 2 {
+		if n := acts(d, Divide, key(2)); n != 2 {
 			t.Errorf("%s: the other host gets %d, want 2", name, n)
 		}
 		spoil(&v.Hosts[1])
@@ -135,7 +135,7 @@ func TestListenFirst(t *testing.T) {
 	if d, _ := hold(Policy{Min: 1}, v, 1500*time.Millisecond, Memory{}); d.Actions[0].Reason.Rule != RuleListen {
 		t.Errorf("a new memory: %v", d.Actions[0].Reason)
 	}
-	if d, _ := hold(Policy{Min: 1}, v, 3*time.Second, Memory{}); count64(d, Divide, key(1)) != 1 {
+	if d, _ := hold(Policy{Min: 1}, v, 3*time.Second, Memory{}); acts(d, Divide, key(1)) != 1 {
 		t.Errorf("having listened: %v", d.Actions[0].Reason)
 	}
 }
@@ -150,7 +150,7 @@ func TestRunnerUp(t *testing.T) {
 		var when time.Duration
 		m := Memory{}
 		for now := time.Duration(0); now < 6*time.Second; now += 100 * time.Millisecond {
-			if d, m = Decide(Policy{Min: 1}, v, m, now); when == 0 && count64(d, Divide, v.Self) == 1 {
+			if d, m = Decide(Policy{Min: 1}, v, m, now); when == 0 && acts(d, Divide, v.Self) == 1 {
 				when = now
 			}
 		}
@@ -168,10 +168,10 @@ func TestClaims(t *testing.T) {
 		t.Errorf("young claims do not count: %v", d.Actions[0].Reason)
 	}
 	d, _ = hold(p, v, 2*time.Second, m)
-	if count64(d, Drain, key(1)) != 1 || d.Actions[0].Reason.Rule != RuleOverdue {
+	if acts(d, Drain, key(1)) != 1 || d.Actions[0].Reason.Rule != RuleOverdue {
 		t.Errorf("an old claim of ours is kept: %+v", d.Actions)
 	}
-	if count64(d, Divide, key(1))+count64(d, Divide, key(2)) != 2 {
+	if acts(d, Divide, key(1))+acts(d, Divide, key(2)) != 2 {
 		t.Errorf("old claims still count: %+v", d.Actions)
 	}
 }
@@ -184,7 +184,7 @@ func TestOutdrawn(t *testing.T) {
 	for i := range 2 {
 		v.Self = key(i + 1)
 		d, _ := Decide(Policy{Min: 1}, v, Memory{}, time.Second)
-		gave += count64(d, Drain, v.Self)
+		gave += acts(d, Drain, v.Self)
 	}
 	if gave != 1 {
 		t.Errorf("%d give up, want 1", gave)
@@ -202,22 +202,22 @@ func TestOldestDrains(t *testing.T) {
 		for d.Want = 9; d.Want == 9; {
 			d, m = hold(p, v, 500*time.Millisecond, m)
 		}
-		if n := count64(d, Drain, v.Self); n != map[int]int{1: 1}[i] {
+		if n := acts(d, Drain, v.Self); n != map[int]int{1: 1}[i] {
 			t.Errorf("host %d drains %d", i+1, n)
 		}
 		if m.last < 29*time.Second {
 			t.Errorf("scale-in after %v", m.last)
 		}
-		if d, m = hold(p, v, 4*time.Second, m); i != 1 && count64(d, Drain, v.Self) > 0 {
+		if d, m = hold(p, v, 4*time.Second, m); i != 1 && acts(d, Drain, v.Self) > 0 {
 			t.Errorf("host %d does not wait for the oldest", i+1)
 		}
-		if d, _ = hold(p, v, 12*time.Second, m); count64(d, Drain, v.Self) != 1 {
+		if d, _ = hold(p, v, 12*time.Second, m); acts(d, Drain, v.Self) != 1 {
 			t.Errorf("host %d waits for ever for another that does not drain", i+1)
 		}
 		w := v
 		w.Replicas = append([]Replica{}, v.Replicas...)
 		w.Replicas[8].State = Draining
-		if d, _ = hold(p, w, 20*time.Second, m); count64(d, Drain, v.Self) != 0 {
+		if d, _ = hold(p, w, 20*time.Second, m); acts(d, Drain, v.Self) != 0 {
 			t.Errorf("host %d drains while another does", i+1)
 		}
 	}
@@ -270,7 +270,7 @@ func TestBackOff(t *testing.T) {
 	for i := range 9 {
 		v.Replicas = []Replica{{Host: key(1), ID: uint64(i + 1), Generation: uint64(i + 1), State: Failed}}
 		from := m.last
-		for d := (Decision{}); count64(d, Divide, key(1)) == 0; {
+		for d := (Decision{}); acts(d, Divide, key(1)) == 0; {
 			d, m = hold(Policy{Min: 1}, v, 500*time.Millisecond, m)
 		}
 		rests = append(rests, m.last-from)
@@ -286,7 +286,7 @@ func TestStopped(t *testing.T) {
 	v := table(2, 6, Replica{Offered: 100, Inflight: 50})
 	v.Stopped = true
 	d, _ := Decide(Policy{Min: 2}, v, Memory{}, time.Second)
-	if d.Want != 0 || count64(d, Drain, key(1)) != 3 || len(d.Actions) != 3 {
+	if d.Want != 0 || acts(d, Drain, key(1)) != 3 || len(d.Actions) != 3 {
 		t.Errorf("stopped: %+v", d)
 	}
 }
@@ -298,15 +298,70 @@ func TestFromZero(t *testing.T) {
 		t.Errorf("wants %d asleep", d.Want)
 	}
 	v.Waiting = 1
-	if d, _ = Decide(Policy{}, v, m, m.last+1); d.Want != 1 || count64(d, Divide, key(1)) != 1 {
+	if d, _ = Decide(Policy{}, v, m, m.last+1); d.Want != 1 || acts(d, Divide, key(1)) != 1 {
 		t.Errorf("a caller waits: %+v", d)
+	}
+	v.Waiting = 30
+	if d, _ = Decide(Policy{}, v, m, m.last+1); d.Want != 2 {
+		t.Errorf("30 callers wait: %+v", d)
+	}
+}
+
+// Ten times the arrivals are seen before the requests in flight have piled up.
+func TestArrivalsLead(t *testing.T) {
+	_, m := hold(Policy{}, table(4, 2, Replica{Offered: 50, Inflight: 5}), 10*time.Second, Memory{})
+	d, _ := Decide(Policy{}, table(4, 2, Replica{Offered: 500, Inflight: 8}), m, m.last+100*time.Millisecond)
+	if d.Want != 7 {
+		t.Errorf("wants %d for 1000 requests per second of 0.1 s each at 16 per replica: %v", d.Want, d.Actions[0].Reason)
+	}
+}
+
+// A backlog that is going away is no reason to grow; one that stays is.
+func TestBacklog(t *testing.T) {
+	for _, falls := range []bool{true, false} {
+		_, m := hold(Policy{}, table(4, 2, Replica{Offered: 100, Inflight: 10}), 10*time.Second, Memory{})
+		var d Decision
+		most := 0
+		for i := range 11 {
+			queue := 60.0
+			if falls {
+				queue -= 4 * float64(i)
+			}
+			d, m = hold(Policy{}, table(4, 4, Replica{Offered: 100, Inflight: queue}), 500*time.Millisecond, m)
+			most = max(most, d.Want)
+		}
+		if falls != (most == 4) {
+			t.Errorf("falls %v: wants up to %d of 4", falls, most)
+		}
+	}
+}
+
+// A vacancy's number is free, is fresh once the cell was at rest, and cannot be driven up by a lie.
+func TestNumbers(t *testing.T) {
+	v := table(4, 4, Replica{})
+	number := func(rest time.Duration) uint64 {
+		_, m := hold(Policy{Min: 3}, v, rest, Memory{})
+		d, _ := Decide(Policy{Min: 5}, v, m, m.last+1)
+		return d.Actions[0].Generation
+	}
+	v.Replicas[3].Generation = 6 // its claim came before those of 4 and 5
+	if n := number(5 * time.Second); n != 4 {
+		t.Errorf("number %d while others may be on their way, want 4", n)
+	}
+	if n := number(15 * time.Second); n != 7 {
+		t.Errorf("number %d after a rest, want 7", n)
+	}
+	v.Replicas[3].Generation = 1 << 60
+	if n := number(15 * time.Second); n != 4 {
+		t.Errorf("number %d beside a liar, want 4", n)
 	}
 }
 
 // CPU settles within 10 points of its target, from above and from below.
 func TestCPUSettles(t *testing.T) {
+	t.Parallel()
 	p := Policy{Min: 1, Max: 40, InflightTarget: 1000}
-	w := newWorld(3, 20, p)
+	w := newWorld(3, 6, p)
 	w.load = func(t time.Duration) float64 {
 		switch {
 		case t < 3*time.Minute:
@@ -352,7 +407,7 @@ func TestReasons(t *testing.T) {
 			Kind: Divide, Rule: RuleVacancy, Want: 6, Generation: 5, Rank: 1, Candidates: 3, Live: 4, Starting: 1, Signal: signalCPU, Demand: 3.6, Target: 0.6},
 		"drain: 2 wanted, number 1 is the oldest; 4 live; CPU for 0.80 replicas at 60 % each": {
 			Kind: Drain, Rule: RuleOldest, Want: 2, Generation: 1, Live: 4, Signal: signalCPU, Demand: 0.8, Target: 0.6},
-		"wait: 2 wanted; 2 live; the minimum is 2; 1 hosts are silent": {
+		"wait: 2 wanted; 2 live; the minimum is 2; silent hosts: 1": {
 			Kind: Wait, Rule: RuleEnough, Want: 2, Live: 2, Signal: signalMin, Min: 2, Silent: 1},
 		"drain: the cell is stopped; 4 live": {Kind: Drain, Rule: RuleStopped, Live: 4},
 	} {

@@ -56,7 +56,9 @@ func (m *Memory) desire(p Policy, v View, b *body, now time.Duration) desire {
 	cpu := l.offered * m.cpu.value
 	m.slowFlight.add(max(flight, flightSeen), dt, 3*time.Second)
 	m.slowCPU.add(max(cpu, l.cpu), dt, 3*time.Second)
-	if m.evidence(b, now) && l.inflight > 0.9*m.slowFlight.value { // not a backlog that is going away
+	m.recent.add(l.inflight, dt, time.Second)
+	falls := l.inflight < 0.9*m.recent.value
+	if m.evidence(b, now) && !falls {
 		flight, cpu = max(flight, flightSeen), max(cpu, l.cpu)
 	}
 	m.steadyFlight.add(flight, dt, 3*time.Second)

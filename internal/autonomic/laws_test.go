@@ -11,7 +11,7 @@ import (
 )
 
 // seeds is how many schedules each law is tried on; a failure prints its seed.
-var seeds = flag.Uint64("seeds", 3, "simulated schedules per test")
+var seeds = flag.Uint64("seeds", 1, "simulated schedules per test")
 
 // simPolicy matches a replica of 100 requests per second that should carry 70.
 var simPolicy = Policy{Min: 2, Max: 40, InflightTarget: 7, CPUTarget: 0.7, ScaleUp: 0.8, ScaleDown: 0.3}
@@ -67,6 +67,7 @@ func median[T int | float64 | time.Duration](xs []T) (mid, worst T) {
 }
 
 func TestStep(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		law  string
 		loss float64
@@ -77,14 +78,15 @@ func TestStep(t *testing.T) {
 			var failed, seconds []float64
 			for seed := range *seeds {
 				w := newWorld(seed, 20, simPolicy)
-				w.loss, w.load = c.loss, step(100, 1000, 40*time.Second, 160*time.Second)
+				until := 140 * time.Second
+				w.loss, w.load = c.loss, step(100, 1000, 40*time.Second, until)
 				if c.law == "brief" {
 					w.law = (*world).brief
 				}
 				first(w, 2)
-				f := measure(w, 40*time.Second, 160*time.Second, 15)
+				f := measure(w, 40*time.Second, until, 15)
 				if f.capacity < 0 {
-					f.capacity = 120 * time.Second
+					f.capacity = until - 40*time.Second
 				}
 				caps, over, failed, seconds = append(caps, f.capacity), append(over, f.overshoot), append(failed, f.failed), append(seconds, f.seconds)
 			}
@@ -101,6 +103,7 @@ func TestStep(t *testing.T) {
 }
 
 func TestKillHalf(t *testing.T) {
+	t.Parallel()
 	for _, hosts := range []bool{false, true} {
 		var capacity []time.Duration
 		var over []int
@@ -134,6 +137,7 @@ func TestKillHalf(t *testing.T) {
 }
 
 func TestKillAll(t *testing.T) {
+	t.Parallel()
 	for seed := range *seeds {
 		w := newWorld(seed, 12, simPolicy)
 		w.loss, w.load = 0.1, step(200, 200, 0, 0)
@@ -151,6 +155,7 @@ func TestKillAll(t *testing.T) {
 
 // Any loss, kills and load, no partition: never outside the policy for long.
 func TestRandomSchedules(t *testing.T) {
+	t.Parallel()
 	var worst time.Duration
 	over := 0
 	for seed := range 4 * *seeds {
@@ -194,6 +199,7 @@ func TestRandomSchedules(t *testing.T) {
 // Each side of a partition follows its own demand; healed, the whole shrinks to
 // what is wanted, without falling below it.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	for seed := range *seeds {
 		p := simPolicy
 		p.Max, p.Down = 16, 10*time.Second
@@ -219,6 +225,7 @@ func TestPartition(t *testing.T) {
 
 // A build that dies at once is tried everywhere, ever more rarely.
 func TestCrashLoop(t *testing.T) {
+	t.Parallel()
 	p := simPolicy
 	w := newWorld(1, 6, p)
 	w.bad = func(*agent) bool { return true }
@@ -233,6 +240,7 @@ func TestCrashLoop(t *testing.T) {
 
 // A machine on which it always dies does not keep the cell from its minimum.
 func TestOneBadHost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(1, 6, simPolicy)
 	w.bad = func(a *agent) bool { return a.index == 2 }
 	w.run(20 * time.Second)
@@ -242,6 +250,7 @@ func TestOneBadHost(t *testing.T) {
 }
 
 func TestLiar(t *testing.T) {
+	t.Parallel()
 	for name, lie := range map[string]func(Replica) Replica{
 		"infinite load": func(r Replica) Replica { r.Offered, r.Inflight, r.CPU = math.Inf(1), math.Inf(1), 5; return r },
 		"no load":       func(r Replica) Replica { r.Offered, r.Inflight, r.CPU = 0, 0, 0; return r },
@@ -268,6 +277,7 @@ func TestLiar(t *testing.T) {
 
 // The same seed gives the same history, to the last sentence.
 func TestDeterministic(t *testing.T) {
+	t.Parallel()
 	history := func() string {
 		var s strings.Builder
 		w := newWorld(5, 8, simPolicy)
@@ -287,6 +297,7 @@ func TestDeterministic(t *testing.T) {
 }
 
 func TestTraces(t *testing.T) {
+	t.Parallel()
 	onoff := func(t time.Duration) float64 {
 		if int(t/(30*time.Second))%2 == 0 {
 			return 150
@@ -318,7 +329,7 @@ func TestTraces(t *testing.T) {
 					w.law = (*world).brief
 				}
 				first(w, 4)
-				f := measure(w, 0, 300*time.Second, 0)
+				f := measure(w, 0, 180*time.Second, 0)
 				failed, seconds, spawns = append(failed, f.failed), append(seconds, f.seconds), append(spawns, f.spawns)
 				if law == "ours" && f.outside > 0 {
 					t.Errorf("%s, seed %d: outside the policy for %v", c.name, seed, f.outside)

@@ -18,6 +18,7 @@ type Memory struct {
 
 	flight, cpu cost // of one request: seconds in flight, CPU limits times seconds
 
+	recent                  average // requests in flight, to see a backlog go away
 	steadyFlight, steadyCPU average // demand, for growth
 	slowFlight, slowCPU     average // demand and backlog, for scale-in
 	peakFlight, peakCPU     peak    // greatest of these over Policy.Down

@@ -95,7 +95,7 @@ func (r Reason) String() string {
 		fmt.Fprintf(&s, "; %.0f requests wait for a replica", r.Demand)
 	}
 	if r.Silent > 0 {
-		fmt.Fprintf(&s, "; %d hosts are silent", r.Silent)
+		fmt.Fprintf(&s, "; silent hosts: %d", r.Silent)
 	}
 	return s.String()
 }

@@ -192,16 +192,18 @@ func (b *body) weigh() load {
 	serving := slices.Concat(b.living, b.draining)
 	sum := func(of func(Replica) float64) (total float64) {
 		var some []float64
-		hosts := map[identity.Key]bool{}
+		var hosts []identity.Key // the first three
 		for _, r := range serving {
 			if x := quantity(of(r)); x > 0 && r.State != Starting {
 				some = append(some, x)
-				hosts[r.Host] = true
+				if len(hosts) < 3 && !slices.Contains(hosts, r.Host) {
+					hosts = append(hosts, r.Host)
+				}
 			}
 		}
 		slices.Sort(some)
 		limit := math.Inf(1)
-		if len(hosts) >= 3 {
+		if len(hosts) == 3 {
 			limit = 3 * some[len(some)/2]
 		}
 		for _, x := range some {
