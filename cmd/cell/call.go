@@ -88,8 +88,7 @@ func (a *app) body(args []string) ([]byte, error) {
 
 func (a *app) answer(res frame.Response) error {
 	if res.Codec != frame.JSON {
-		_, err := a.term.out.Write(res.Body)
-		return err
+		return a.term.copy(bytes.NewReader(res.Body))
 	}
 	var out bytes.Buffer
 	switch {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/node"
 )
 
@@ -22,6 +23,22 @@ func TestClean(t *testing.T) {
 	} {
 		if got := clean(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestAnswerIsClean lets a cell answer with what would repaint the terminal.
+func TestAnswerIsClean(t *testing.T) {
+	for _, codec := range []frame.Codec{frame.Raw, frame.CBOR, frame.JSON, 99} {
+		for _, tty := range []bool{true, false} {
+			var buf bytes.Buffer
+			a := &app{term: &terminal{out: &buf, outTTY: tty}}
+			if err := a.answer(frame.Response{Codec: codec, Body: []byte("\x1b]0;gone\a")}); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(buf.String(), "\x1b") == tty {
+				t.Errorf("%v, terminal %v: %q", codec, tty, buf.String())
+			}
 		}
 	}
 }
