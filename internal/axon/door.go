@@ -18,7 +18,7 @@ const (
 	guestLanes = 8 // twice what an honest node opens: it may replace lanes before this one sees them end
 	doorLanes  = 1024
 
-	guestCalls = 1024 // being served
+	guestCalls = frame.MaxInflight / 4 // being served: one of them must not take all that a replica is asked at once
 	doorCalls  = 8192
 
 	small        = 64 << 10 // bytes of a body that is not counted

@@ -219,3 +219,27 @@ func TestHostileCallee(t *testing.T) {
 		h.Close()
 	}
 }
+
+// TestGuestLeavesRoom has a node ask for more than a replica is asked at once:
+// all calls of others to a replica share one connection with it.
+func TestGuestLeavesRoom(t *testing.T) {
+	a, b := open(t, 1, Config{}), open(t, 2, Config{Handler: echo})
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
+	const asked = frame.MaxInflight
+	refused := make(chan error, asked)
+	for range asked {
+		go func() {
+			_, err := a.Call(ctx, b.key(), b.addrs(), frame.Request{Target: "wait"})
+			refused <- err
+		}()
+	}
+	for range asked / 2 {
+		wantCode(t, <-refused, frame.Overloaded)
+	}
+	until(t, "no more are served", func() bool { return b.serving() <= frame.MaxInflight/2 })
+	cancel()
+	for range asked - asked/2 {
+		<-refused
+	}
+}
