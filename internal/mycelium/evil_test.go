@@ -133,3 +133,5 @@ func recount(pack []byte, n uint32) []byte {
 	binary.BigEndian.PutUint32(b[8:], n)
 	return sealPack(b)
 }
+
+func sum256(text string) [sha256.Size]byte { return sha256.Sum256([]byte(text)) }

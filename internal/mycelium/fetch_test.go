@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,7 +138,7 @@ func TestFetchTakesNewest(t *testing.T) {
 	if len(l.lines) != 1 {
 		t.Errorf("steps %v", l.lines)
 	}
-	_ = os.RemoveAll(got.Dir)
+	_, _ = os.RemoveAll(got.Dir), os.Remove(finder.packFile(got.Spore))
 	if _, err := finder.Open(greeter, ""); !errors.Is(err, ErrDamaged) {
 		t.Fatal(err)
 	}
@@ -170,7 +171,10 @@ func TestFetchTakesNewest(t *testing.T) {
 }
 
 func TestConcurrentFetchesShare(t *testing.T) {
-	work, author, finder := newWork(t), newNode(t, Config{Git: "git"}), newNode(t, Config{})
+	const callers = 9
+	var asked atomic.Int32
+	work, finder := newWork(t), newNode(t, Config{})
+	author := newNode(t, Config{Git: "git", Offer: func(identity.Cell) bool { asked.Add(1); return true }})
 	publish(t, author, work, "1.0.0")
 	gate := make(chan struct{})
 	finder.step = func(p string) {
@@ -178,44 +182,45 @@ func TestConcurrentFetchesShare(t *testing.T) {
 			<-gate
 		}
 	}
-	var copies int // guarded by progress: one goroutine at a time
-	count := func(s Step) {
-		if s.Kind == StepCopy {
-			copies++
-		}
-	}
 	var all sync.WaitGroup
 	impatient, cancel := context.WithCancel(t.Context())
-	joined := make(chan struct{}, 9)
-	for i := range 9 {
+	for i := range callers {
 		all.Go(func() {
 			ctx := t.Context()
 			if i == 0 {
 				ctx = impatient
 			}
-			var once sync.Once
-			_, err := finder.Fetch(ctx, greeter, "", []Seed{seedOf(author.conf.Host)}, nil, func(s Step) {
-				if i == 8 {
-					count(s)
-				}
-				if s.Kind == StepInstall {
-					once.Do(func() { joined <- struct{}{} })
-				}
-			})
+			var l log
+			_, err := finder.Fetch(ctx, greeter, "", []Seed{seedOf(author.conf.Host)}, nil, l.step)
 			if (i == 0) != errors.Is(err, context.Canceled) || i != 0 && err != nil {
 				t.Errorf("caller %d: %v", i, err)
 			}
 		})
 	}
-	<-joined
-	cancel()
+	waiting := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			finder.fetches.mu.Lock()
+			fl, got := finder.fetches.all[greeter.String()+":"], 0
+			if fl != nil {
+				got = fl.callers
+			}
+			finder.fetches.mu.Unlock()
+			if got == n {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d callers wait, want %d", got, n)
+			}
+		}
+	}
+	waiting(callers)
+	cancel() // one leaves, the others stay
+	waiting(callers - 1)
 	close(gate)
 	all.Wait()
-	if copies > 1 {
-		t.Errorf("copied %d times", copies)
-	}
-	if n := len(finder.Releases()); n != 1 {
-		t.Errorf("%d releases", n)
+	if n := asked.Load(); n != 2 {
+		t.Errorf("the seed was asked %d times, want once for the record and once for the pack", n)
 	}
 }
 

@@ -45,8 +45,10 @@ func (s *Store) install(r Release, dir, want string) (Release, error) {
 
 func (s *Store) place(r Release, dir string, first bool) error {
 	s.step("verified")
-	if err := syncTree(dir); err != nil {
-		return err
+	for _, part := range []string{partPack, partIndex} { // the tree can be made again from them
+		if err := syncPath(filepath.Join(dir, part)); err != nil {
+			return err
+		}
 	}
 	s.step("synced")
 	if err := s.placeTree(r, filepath.Join(dir, partTree)); err != nil {
@@ -54,9 +56,6 @@ func (s *Store) place(r Release, dir string, first bool) error {
 	}
 	s.step("tree")
 	if err := s.placeGit(r, dir); err != nil {
-		return err
-	}
-	if err := syncTree(s.repoDir(r.Spore.Cell)); err != nil {
 		return err
 	}
 	s.step("repository")
@@ -105,6 +104,9 @@ func (s *Store) placeGit(r Release, dir string) error {
 	}
 	s.step("pack")
 	if err := os.Rename(filepath.Join(dir, partIndex), strings.TrimSuffix(pack, ".pack")+".idx"); err != nil {
+		return err
+	}
+	if err := syncPath(filepath.Dir(pack)); err != nil {
 		return err
 	}
 	// Without its history the commit is shallow, in git's words.

@@ -220,6 +220,7 @@ func TestPublishLimits(t *testing.T) {
 }
 
 // Whoever changes files under the store is found out before they are used.
+// While the pack is whole the files come back.
 func TestOpenDamaged(t *testing.T) {
 	work, s := newWork(t), newStore(t, Config{})
 	seq := uint64(1)
@@ -240,6 +241,16 @@ func TestOpenDamaged(t *testing.T) {
 			t.Fatal("before:", err)
 		}
 		if err := damage(r.Dir); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Open(greeter, ""); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		sameTree(t, r.Dir, work)
+		if err := damage(r.Dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(s.packFile(r.Spore), r.Bytes/2); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Open(greeter, ""); !errors.Is(err, ErrDamaged) {

@@ -234,24 +234,45 @@ func (s *Store) find(c identity.Cell, version string, hash []byte) (Release, boo
 
 // Open returns an installed release of a cell: the highest, or the highest that
 // is called version. It reads all files and checks that they are what the
-// author signed, whoever has been at the disk since; if not, the error is an
-// [ErrDamaged]. An expired release is opened all the same: see Spore.Check.
+// author signed, whoever has been at the disk since; if not, they are made again
+// from the pack, and where that is damaged too the error is an [ErrDamaged]. An
+// expired release is opened all the same: see Spore.Check.
 func (s *Store) Open(c identity.Cell, version string) (Release, error) {
 	r, ok := s.find(c, version, nil)
 	if !ok {
 		return Release{}, fmt.Errorf("open %s: %w", c.Short(), ErrNone)
 	}
-	tree, err := hashDir(r.Dir, s.conf.Limits.Files)
-	if err == nil && tree == r.Spore.Tree {
+	if tree, err := hashDir(r.Dir, s.conf.Limits.Files); err == nil && tree == r.Spore.Tree {
 		return r, nil
 	}
+	err := s.repair(r)
 	if err == nil {
-		err = ErrContent
+		return r, nil
 	}
 	if e := s.discard(r); e != nil {
-		return Release{}, fmt.Errorf("discard damaged release: %w", e)
+		err = errors.Join(err, e)
 	}
 	return Release{}, fmt.Errorf("open %s: %w: %w", c.Short(), ErrDamaged, err)
+}
+
+// repair makes a release's tree again from its pack.
+func (s *Store) repair(r Release) error {
+	in, err := os.Open(s.packFile(r.Spore))
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	dir, remove, err := s.quarantine()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	if err := receive(in, r.Spore, s.conf.Limits, dir); err != nil {
+		return err
+	}
+	s.installing.Lock()
+	defer s.installing.Unlock()
+	return s.placeTree(r, filepath.Join(dir, partTree))
 }
 
 // discard removes a release whose files are damaged, with all others that share
