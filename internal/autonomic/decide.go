@@ -60,6 +60,7 @@ func Decide(p Policy, v View, m Memory, now time.Duration) (Decision, Memory) {
 	m.noteFailures(b, now)
 	d := m.desire(p, v, b, now)
 	n := len(b.living)
+	m.settle(b, m.restSince.hold(!v.Stopped && d.want(n) <= n && b.starting() == 0, now, Newborn))
 
 	var decision Decision
 	base := Reason{Cell: v.Cell, Signal: d.signal, Demand: d.demand, Target: d.target, Live: b.live,
@@ -90,9 +91,6 @@ func Decide(p Policy, v View, m Memory, now time.Duration) (Decision, Memory) {
 		if decision.Want >= n {
 			m.surplusSince = since{}
 		}
-	}
-	if m.restSince.hold(decision.Want <= n && b.starting() == 0, now, Newborn) {
-		m.settled = max(m.settled, b.top)
 	}
 	m.last = now
 

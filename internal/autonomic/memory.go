@@ -31,6 +31,7 @@ type Memory struct {
 	restSince since
 	settled   uint64 // greatest generation when the cell was last at rest
 
+	taken    map[uint64]bool          // generations above settled that were ever seen
 	open     map[uint64]time.Duration // vacancies, when they were first seen
 	claims   map[place]time.Duration  // starting replicas, the same
 	mourned  map[place]bool           // deaths that were already counted
@@ -58,6 +59,27 @@ func (s *since) hold(yes bool, now, d time.Duration) bool {
 	}
 	s.true = yes
 	return yes && now-s.at >= d
+}
+
+// maxTaken bounds Memory.taken.
+const maxTaken = 1024
+
+// settle remembers which generations are taken; a cell at rest needs to know only
+// the greatest.
+func (m *Memory) settle(b *body, rest bool) {
+	if rest || len(m.taken) > maxTaken {
+		m.settled = max(m.settled, b.top)
+	}
+	for g := range m.taken {
+		b.used[g] = true
+	}
+	taken := make(map[uint64]bool, len(b.used))
+	for g := range b.used {
+		if g > m.settled {
+			taken[g] = true
+		}
+	}
+	m.taken = taken
 }
 
 // average is an exponential mean over time.
