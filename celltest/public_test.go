@@ -89,6 +89,31 @@ func (w *processes) waitFor(p *process, is func(journal.Event) bool) error {
 	return ctx.Err()
 }
 
+// A program's call to another host finishes though the program's own node goes down.
+func TestCallerGoesDown(t *testing.T) {
+	w := newProcesses(t)
+	if err := w.Run(0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t.Context(), t, w, 1)
+	type result struct {
+		out string
+		err error
+	}
+	answered := make(chan result, 1)
+	go func() {
+		out, err := w.Call(t.Context(), 1, slow(w))
+		answered <- result{out, err}
+	}()
+	time.Sleep(slowTime / 2) // it is being served
+	if err := w.Down(1); err != nil {
+		t.Error(err)
+	}
+	if r := <-answered; r.err != nil || r.out != "hello Ada" {
+		t.Errorf("%q, %v", r.out, r.err)
+	}
+}
+
 // What goes wrong in a call is told in words, and by the exit code.
 func TestCallErrors(t *testing.T) {
 	w := newProcesses(t)

@@ -25,7 +25,7 @@ const (
 )
 
 // serveControl answers the control API until ctx ends, and closes its
-// connections before it returns.
+// connections before it returns; calls in flight are let finish.
 func (n *Node) serveControl(ctx context.Context) error {
 	var frames connSet // hijacked: http.Server no longer knows them
 	door := newEntrance(n.cfg.Control)
@@ -45,7 +45,6 @@ func (n *Node) serveControl(ctx context.Context) error {
 		if srv.Shutdown(grace) != nil {
 			_ = srv.Close()
 		}
-		frames.closeAll()
 	})
 	defer stop()
 	err := srv.Serve(door)
@@ -304,15 +303,24 @@ func (s *connSet) remove(c *frame.Conn) {
 	delete(s.conns, c)
 }
 
+// closeAll lets the calls in flight finish, for leaveTime at most, and takes no
+// more connections.
 func (s *connSet) closeAll() {
 	s.mu.Lock()
 	s.closed = true
 	conns := s.conns
 	s.conns = nil
 	s.mu.Unlock()
+	limit, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	var wg sync.WaitGroup
 	for c := range conns {
-		_ = c.Close()
+		wg.Go(func() {
+			_ = c.Drain(limit)
+			_ = c.Close()
+		})
 	}
+	wg.Wait()
 }
 
 func (n *Node) parseCell(text string) (identity.Cell, error) {
