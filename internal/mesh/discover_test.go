@@ -81,6 +81,25 @@ func TestCacheAnswersAloneOnlyWhileFresh(t *testing.T) {
 	})
 }
 
+// TestWithdrawalInTheDHT finds a tombstone alone where a lease was before.
+func TestWithdrawalInTheDHT(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dht := &sky{}
+		dht.Put(t.Context(), lease(t, 21, "greeter", 1))
+		m := start(t, 10, Config{WAN: dht})
+		if got, err := collect(m, cellOf("greeter")); err != nil || len(got) != 1 {
+			t.Fatalf("%d endpoints, %v", len(got), err)
+		}
+		dht.Put(t.Context(), lease(t, 21, "greeter", 2, tombstone))
+		time.Sleep(11 * time.Second) // the cache no longer answers alone
+		collect(m, cellOf("greeter"))
+		_, err := collect(m, cellOf("greeter"))
+		if err == nil || !strings.Contains(err.Error(), "cache: withdrawn by") || !strings.Contains(err.Error(), "dht: withdrawn") {
+			t.Errorf("after the withdrawal: %v", err)
+		}
+	})
+}
+
 func TestConcurrentDiscoversShareOneSearch(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		lan, dht := (&ether{}).join(), &sky{delay: 300 * time.Millisecond}
