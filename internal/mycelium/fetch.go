@@ -113,6 +113,16 @@ type fetch struct {
 type found struct {
 	release Release
 	seed    Seed
+	tried   bool
+}
+
+// untried returns the best of what has been found and not tried.
+func (f *fetch) untried() *found {
+	i := slices.IndexFunc(f.found, func(o found) bool { return !o.tried })
+	if i < 0 {
+		return nil
+	}
+	return &f.found[i]
 }
 
 func (f *fetch) run(ctx context.Context, seeds []Seed, mirrors []string) (Release, error) {
@@ -172,7 +182,7 @@ func (f *fetch) fromSeeds(ctx context.Context, seeds []Seed, cached Release) (Re
 	for {
 		var enough <-chan time.Time
 		for wait := true; wait && pending > 0; {
-			if enough == nil && len(f.found) > 0 {
+			if enough == nil && f.untried() != nil {
 				enough = time.After(bestWait)
 			}
 			select {
@@ -185,14 +195,14 @@ func (f *fetch) fromSeeds(ctx context.Context, seeds []Seed, cached Release) (Re
 				wait = false
 			}
 		}
-		if len(f.found) == 0 {
+		best := f.untried()
+		if best == nil {
 			return Release{}, ErrNone
 		}
-		best := f.found[0]
+		best.tried = true
 		if best.release.Spore.Order() == cached.Spore.Order() {
 			return cached, nil
 		}
-		f.found = f.found[1:]
 		r, err := f.copy(ctx, best.release, best.seed.source(), func(dir string) error {
 			return f.store.askPack(ctx, best.seed, best.release.Spore, dir)
 		})
@@ -217,7 +227,7 @@ func (f *fetch) heard(seed Seed, r Release, err error) error {
 		}
 	}
 	f.report(Step{Kind: StepFound, Source: seed.source(), Spore: r.Spore})
-	f.found = append(f.found, found{r, seed})
+	f.found = append(f.found, found{release: r, seed: seed})
 	slices.SortStableFunc(f.found, func(a, b found) int { return b.release.Spore.Order().Compare(a.release.Spore.Order()) })
 	return nil
 }

@@ -168,6 +168,10 @@ func TestFetchTakesNewest(t *testing.T) {
 	if _, err := finder.Fetch(t.Context(), greeter, "1.0.0", seeds, nil, nil); !errors.Is(err, record.ErrOrder) {
 		t.Errorf("a withdrawn release: %v", err)
 	}
+	// Who comes new does not get it either, from those who know.
+	if _, err := newNode(t, Config{}).Fetch(t.Context(), greeter, "1.0.0", seeds[1:], nil, nil); !errors.Is(err, ErrNone) {
+		t.Errorf("a withdrawn release, for a newcomer: %v", err)
+	}
 }
 
 func TestConcurrentFetchesShare(t *testing.T) {

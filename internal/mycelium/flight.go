@@ -9,14 +9,17 @@ import (
 // flights lets callers who want the same release share one fetch. The zero
 // flights is ready to use.
 type flights struct {
-	mu  sync.Mutex         // guards what follows, and callers and steps of each
+	mu  sync.Mutex         // guards what follows, and callers of each
 	all map[string]*flight // those that may still be joined
 }
 
 type flight struct {
 	cancel  context.CancelCauseFunc
 	callers int
+
+	telling sync.Mutex // guards steps, and is held while they are called
 	steps   map[*func(Step)]struct{}
+
 	done    chan struct{} // closed after what follows is set
 	release Release
 	err     error
@@ -38,7 +41,7 @@ func (s *flights) do(ctx context.Context, key string, progress func(Step), f fun
 		}
 		s.all[key] = fl
 		go func() {
-			fl.release, fl.err = f(own, func(st Step) { s.report(fl, st) })
+			fl.release, fl.err = f(own, fl.report)
 			cancel(nil)
 			s.mu.Lock()
 			s.forgetLocked(key, fl)
@@ -47,10 +50,12 @@ func (s *flights) do(ctx context.Context, key string, progress func(Step), f fun
 		}()
 	}
 	fl.callers++
+	s.mu.Unlock()
+	fl.telling.Lock()
 	if progress != nil {
 		fl.steps[&progress] = struct{}{}
 	}
-	s.mu.Unlock()
+	fl.telling.Unlock()
 
 	var err error
 	select {
@@ -58,8 +63,10 @@ func (s *flights) do(ctx context.Context, key string, progress func(Step), f fun
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	s.mu.Lock()
+	fl.telling.Lock()
 	delete(fl.steps, &progress)
+	fl.telling.Unlock()
+	s.mu.Lock()
 	fl.callers--
 	last := fl.callers == 0
 	if last {
@@ -83,9 +90,9 @@ func (s *flights) forgetLocked(key string, fl *flight) {
 }
 
 // report tells all callers; none is told anything after its call has returned.
-func (s *flights) report(fl *flight, st Step) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (fl *flight) report(st Step) {
+	fl.telling.Lock()
+	defer fl.telling.Unlock()
 	for f := range fl.steps {
 		(*f)(st)
 	}

@@ -29,7 +29,7 @@ const (
 var sealed = []string{
 	"core.hooksPath=/dev/null", "core.fsmonitor=false", "core.symlinks=false", "core.protectNTFS=true", "core.protectHFS=true",
 	"core.bigFileThreshold=1m", "core.alternateRefsCommand=", "credential.helper=", "submodule.recurse=false", "fetch.recurseSubmodules=no",
-	"transfer.fsckObjects=true", "transfer.bundleURI=false", "fetch.unpackLimit=1", "gc.auto=0", "maintenance.auto=false",
+	"safe.directory=*", "transfer.fsckObjects=true", "transfer.bundleURI=false", "fetch.unpackLimit=1", "gc.auto=0", "maintenance.auto=false",
 }
 
 // git runs the git command.
@@ -132,7 +132,7 @@ type batch struct {
 // newBatch starts git cat-file in a repository; close it in the same goroutine.
 func (g git) newBatch(ctx context.Context, dir string) (*batch, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	cmd, err := g.command(ctx, dir, false, "-c", "safe.directory=*", "cat-file", "--batch")
+	cmd, err := g.command(ctx, dir, false, "cat-file", "--batch")
 	if err != nil {
 		cancel()
 		return nil, err

@@ -55,7 +55,7 @@ func (s *Store) place(r Release, dir string, first bool) error {
 		return err
 	}
 	s.step("tree")
-	if err := s.placeGit(r, dir); err != nil {
+	if err := s.placeGit(r, dir, first); err != nil {
 		return err
 	}
 	s.step("repository")
@@ -93,7 +93,7 @@ func (s *Store) placeTree(r Release, tree string) error {
 
 // placeGit adds the commit and the tag to the cell's repository, which git may
 // read but never has to.
-func (s *Store) placeGit(r Release, dir string) error {
+func (s *Store) placeGit(r Release, dir string, first bool) error {
 	repo := s.repoDir(r.Spore.Cell)
 	if err := initRepo(repo); err != nil {
 		return err
@@ -126,6 +126,9 @@ func (s *Store) placeGit(r Release, dir string) error {
 	}
 	if err := replaceFile(filepath.Join(repo, filepath.FromSlash(r.Spore.Ref())), []byte(tag.String()+"\n")); err != nil {
 		return err
+	}
+	if !first {
+		return nil
 	}
 	return replaceFile(filepath.Join(repo, "refs", "heads", "main"), []byte(r.Spore.Commit+"\n"))
 }

@@ -111,7 +111,7 @@ func newWork(t testing.TB) string {
 
 func makeWork(t testing.TB, dir string) {
 	t.Helper()
-	gitIn(t, dir, nil, "init", "-q", "-b", "trunk")
+	gitIn(t, dir, nil, "init", "-q", "-b", "trunk", "--template=")
 	for name, text := range sourceFiles {
 		write(t, filepath.Join(dir, filepath.FromSlash(name)), text)
 	}

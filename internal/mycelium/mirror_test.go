@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,7 +146,7 @@ func TestMirrorEnds(t *testing.T) {
 	dir := t.TempDir()
 	slow := filepath.Join(dir, "git")
 	mark := filepath.Join(dir, "mark")
-	if err := os.WriteFile(slow, []byte("#!/bin/sh\necho x > "+mark+"\nsleep 600 &\nwait\n"), 0o755); err != nil {
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\nsleep 600 &\necho $! > "+mark+"\nwait\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	s := newStore(t, Config{Mirror: GitMirror{Git: slow}})
@@ -155,7 +157,25 @@ func TestMirrorEnds(t *testing.T) {
 	if err == nil || errors.Is(err, ErrNone) || time.Since(start) > 5*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
-	if _, err := os.Stat(mark); err != nil {
-		t.Error("git was never run:", err)
+	b, err := os.ReadFile(mark)
+	if err != nil {
+		t.Fatal("git was never run:", err)
 	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); !gone(pid); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("what git started still runs")
+		}
+	}
+}
+
+// gone reports whether a process has ended, be it that nobody has waited for it.
+func gone(pid int) bool {
+	if b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")); err == nil && strings.Contains(string(b), ") Z ") {
+		return true
+	}
+	return syscall.Kill(pid, 0) != nil
 }

@@ -117,6 +117,7 @@ type Store struct {
 	pace    pace
 	fetches flights
 
+	publishing sync.Mutex // held from choosing a release's number to installing it
 	installing sync.Mutex // held while files of installed releases change
 
 	mu    sync.Mutex // guards what follows

@@ -67,6 +67,8 @@ func (s *Store) Publish(ctx context.Context, dir string, p Publication) (Release
 	if len(p.Grants) > MaxGrants {
 		return fail(fmt.Errorf("%d grants, %d are allowed", len(p.Grants), MaxGrants))
 	}
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
 	commit, err := s.checkedOut(ctx, dir)
 	if err != nil {
 		return fail(err)
@@ -220,7 +222,7 @@ const maxTags = 1000
 // tags lists a cell's tags in a repository.
 func (s *Store) tags(ctx context.Context, dir string, c identity.Cell) ([]tagged, error) {
 	prefix := "refs/tags/cell/" + string(c.Name) + "/"
-	out, err := s.git.run(ctx, dir, false, nil, "-c", "safe.directory=*", "for-each-ref", "--format=%(objecttype) %(refname)", fmt.Sprintf("--count=%d", maxTags), "--sort=-version:refname", prefix)
+	out, err := s.git.run(ctx, dir, false, nil, "for-each-ref", "--format=%(objecttype) %(refname)", fmt.Sprintf("--count=%d", maxTags), "--sort=-version:refname", prefix)
 	if err != nil {
 		return nil, err
 	}

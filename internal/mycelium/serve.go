@@ -60,7 +60,10 @@ func (s *Store) respond(stream network.Stream) error {
 		return err
 	}
 	release, ok := s.find(r.cell(), r.Version, r.Hash)
-	if !ok || release.Spore.Check(time.Now()) != nil || s.conf.Offer != nil && !s.conf.Offer(r.cell()) {
+	if ok { // neither what has expired nor what the author has withdrawn
+		ok = release.Spore.Check(time.Now()) == nil && s.admit(release.Spore, release.Spore.Version) == nil
+	}
+	if !ok || s.conf.Offer != nil && !s.conf.Offer(r.cell()) {
 		return writeMessage(stream, answer{Code: codeNone})
 	}
 	if r.Op == opRecord {
