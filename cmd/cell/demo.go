@@ -19,8 +19,9 @@ func (a *app) demoCmd() *cobra.Command {
 		Use:   "demo",
 		Short: "Show the whole of it on this machine, and check every claim",
 		Long: `Starts three nodes as processes of their own on the loopback interface, runs a
-cell on the first, finds and calls it from the others, kills it, and runs it
-again. Each step checks what it claims: the exit code is 0 only if all held.
+cell on the first, finds and calls it from the others, kills it, runs it again,
+publishes it, and lets it spread while its origin dies. Each step checks what it
+claims: the exit code is 0 only if all held.
 
 Nothing is left behind, and nothing but a cache of compiled packages is kept.
 --break N sabotages step N, to show that the demo can fail.`,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,6 +32,8 @@ var demoSteps = []demoStep{
 	{"node c, off the LAN, finds it through the DHT and calls it", 10 * time.Second, demoDHT},
 	{"the replica is killed: calls fail fast, with a hint", 20 * time.Second, demoKill},
 	{"it runs again, and all three calls succeed", time.Minute, demoAgain},
+	{"its author publishes it; node b fetches, checks and runs it", 2 * time.Minute, demoGrow},
+	{"origin and node a are gone: node c gets it from node b", 2 * time.Minute, demoSpread},
 }
 
 func demoStart(ctx context.Context, d *demo) (string, error) {
@@ -43,6 +46,11 @@ func demoStart(ctx context.Context, d *demo) (string, error) {
 			err = os.WriteFile(h.Key("node"), nil, 0o644)
 		}
 		if err != nil {
+			return "", err
+		}
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		if err := shareBuildCache(filepath.Join(d.dir, name)); err != nil {
 			return "", err
 		}
 	}
@@ -110,9 +118,6 @@ func (d *demo) lanFlags() (a, b []string, note string, err error) {
 }
 
 func demoRun(ctx context.Context, d *demo) (string, error) {
-	if err := shareBuildCache(filepath.Join(d.dir, "a")); err != nil {
-		return "", err
-	}
 	d.source = filepath.Join(d.dir, "greeter")
 	if got, err := d.a.cell(ctx, "new", filepath.Base(d.source)); err != nil || got.exit != 0 {
 		return "", failed("cell new", got, err)
@@ -264,6 +269,71 @@ func demoAgain(ctx context.Context, d *demo) (string, error) {
 		said = append(said, fmt.Sprintf("%s after %s", c.node.name, duration(time.Since(begin))))
 	}
 	return "answered: " + strings.Join(said, ", "), nil
+}
+
+// demoGrow publishes the cell from a git repository and grows it on node b,
+// which is made one of the author's machines first.
+func demoGrow(ctx context.Context, d *demo) (string, error) {
+	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=demo", "-c", "user.email=demo@localhost", "commit", "-q", "-m", "first"}} {
+		c := exec.CommandContext(ctx, "git", append([]string{"-C", d.source}, args...)...)
+		if out, err := c.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("git %s: %w: %s", args[0], err, out)
+		}
+	}
+	if got, err := d.a.cell(ctx, "publish", "--dir", d.source); err != nil || got.exit != 0 {
+		return "", failed("cell publish", got, err)
+	}
+	for _, n := range []*demoNode{d.b, d.c} {
+		if n == d.b && d.breaks() {
+			continue // not admitted, and so not trusted with the author's code
+		}
+		token, err := d.a.cell(ctx, "admit", n.status.Node.String())
+		if err != nil || token.exit != 0 {
+			return "", failed("cell admit on node a", token, err)
+		}
+		if got, err := n.cell(ctx, "admit", token.stdout); err != nil || got.exit != 0 {
+			return "", failed("cell admit on node "+n.name, got, err)
+		}
+	}
+	return d.grow(ctx, d.b, d.a)
+}
+
+// demoSpread ends the first seed and the repository, and grows the cell on node
+// c, which has never seen it.
+func demoSpread(ctx context.Context, d *demo) (string, error) {
+	if err := os.RemoveAll(d.source); err != nil {
+		return "", err
+	}
+	d.a.end()
+	if d.breaks() {
+		d.b.end()
+	}
+	return d.grow(ctx, d.c, d.b)
+}
+
+// grow grows the cell on node n and wants it to come from node seed.
+func (d *demo) grow(ctx context.Context, n, seed *demoNode) (string, error) {
+	after := n.last(ctx)
+	if _, err := n.client.Grow(ctx, d.ref, nil, d.progress); err != nil {
+		return "", err
+	}
+	var fetched journal.Event
+	for _, kind := range []journal.Kind{journal.Fetch, journal.Verify, journal.Ready} {
+		e, err := n.wait(ctx, after, func(e journal.Event) bool { return e.Kind == kind })
+		if err != nil {
+			return "", err
+		}
+		if kind == journal.Fetch {
+			fetched = e
+		}
+	}
+	if want := "seed " + seed.status.Node.String(); fetched.Data["source"] != want {
+		return "", fmt.Errorf("it came from %v, not from %s", fetched.Data["source"], want)
+	}
+	if _, err := n.greet(ctx, d.ref); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%.0f bytes from node %s, signature and content checked; it answers on node %s", fetched.Data["bytes"], seed.name, n.name), nil
 }
 
 // greet calls the cell as a user would and checks what it says.

@@ -80,10 +80,11 @@ type Node struct {
 	settings Settings // guarded by mu: replaced by Reload
 	certs    Certs    // guarded by mu
 	services map[identity.Cell]*service
-	leaving  bool                  // no replica is started any more
-	relays   map[*frame.Conn]relay // connections of replicas that this node passes on
-	nextID   int                   // of replicas; guarded by mu
-	rand     *rand.Rand            // guarded by randMu
+	leaving  bool                          // no replica is started any more
+	seeds    map[identity.Cell]*mesh.Lease // releases that this node hands out
+	relays   map[*frame.Conn]relay         // connections of replicas that this node passes on
+	nextID   int                           // of replicas; guarded by mu
+	rand     *rand.Rand                    // guarded by randMu
 	randMu   sync.Mutex
 
 	refused refusals
@@ -105,7 +106,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, net: cfg.Settings.Network, self: cfg.Key.Public(), started: time.Now(),
 		settings: cfg.Settings, certs: cfg.Certs,
-		services: make(map[identity.Cell]*service), relays: make(map[*frame.Conn]relay), rand: cfg.Rand, down: make(chan struct{}),
+		services: make(map[identity.Cell]*service), seeds: make(map[identity.Cell]*mesh.Lease), relays: make(map[*frame.Conn]relay), rand: cfg.Rand, down: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -217,7 +218,11 @@ const leaveTime = 5 * time.Second
 func (n *Node) leave() {
 	n.mu.Lock()
 	n.leaving = true
+	seeds := slices.Collect(maps.Values(n.seeds))
 	n.mu.Unlock()
+	for _, l := range seeds {
+		n.recall(l)
+	}
 	var wg sync.WaitGroup
 	for _, s := range n.allServices() {
 		wg.Go(func() { n.endService(s, "node goes down") })

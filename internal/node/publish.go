@@ -107,7 +107,10 @@ func (n *Node) keepGrants(grants ...record.Grant) error {
 
 // seed announces that this node hands out a release.
 func (n *Node) seed(rel mycelium.Release, cause string) {
-	n.mesh.AnnounceSeed(rel.Spore)
+	lease := n.mesh.AnnounceSeed(rel.Spore)
+	n.mu.Lock()
+	n.seeds[rel.Spore.Cell] = lease
+	n.mu.Unlock()
 	n.event(journal.Seed, cause, rel.Spore.Cell.String(), fmt.Sprintf("seeding release %d, %s", rel.Spore.Seq, rel.Spore.Version), map[string]any{"seq": rel.Spore.Seq, "source": rel.Source})
 }
 

@@ -202,11 +202,21 @@ func (n *Node) withdraw(s *service, cause string) {
 		return
 	}
 	n.event(journal.Withdraw, cause, s.cell.String(), "no replica left here", nil)
+	n.recall(lease)
+}
+
+// farewellTime is how long a node that goes waits for the DHT to hear of what it
+// withdraws. Neighbours hear at once, and leases lapse.
+const farewellTime = 2 * time.Second
+
+// recall withdraws an announcement: neighbours are told when it returns, the
+// DHT in the background.
+func (n *Node) recall(lease *mesh.Lease) {
 	n.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+		ctx, cancel := context.WithTimeout(context.Background(), farewellTime)
 		defer cancel()
 		if err := lease.Withdraw(ctx); err != nil {
-			n.cfg.Log.Info("withdraw", "cell", s.cell, "err", err)
+			n.cfg.Log.Info("withdraw", "cell", lease.Cell(), "err", err)
 		}
 	})
 }

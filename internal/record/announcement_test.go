@@ -39,4 +39,7 @@ func TestFloorOfSeeds(t *testing.T) {
 	if _, err := f.Admit(lease(t, nil)); err != nil {
 		t.Errorf("a lease after a seed: %v", err)
 	}
+	if s := seed(t, nil).Lease(); !f.Stands(s) {
+		t.Error("a grant for leases puts a seed out of force")
+	}
 }

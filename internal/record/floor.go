@@ -36,8 +36,7 @@ type floorEntry struct {
 func (f *Floor) Admit(l Lease) (fresh bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	lease := floorKey{l.Signer, l.Cell}
-	grant := floorKey{l.Cell.Author, identity.Cell{Author: l.Cell.Author, Name: l.Grant.Name}}
+	lease, grant := floorKey{l.Signer, l.Cell}, grantKey(l)
 	if l.Seed == nil && f.atLocked(grant).Compare(l.Grant.Order) > 0 {
 		return false, fmt.Errorf("%w: its grant has been replaced", ErrOrder)
 	}
@@ -53,11 +52,11 @@ func (f *Floor) Admit(l Lease) (fresh bool, err error) {
 }
 
 // Stands reports whether l's grant is not below the floor: a lease that was
-// admitted no longer stands when a newer grant has been seen.
+// admitted no longer stands when a newer grant has been seen. Seeds need none.
 func (f *Floor) Stands(l Lease) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.atLocked(grantKey(l)).Compare(l.Grant.Order) <= 0
+	return l.Seed != nil || f.atLocked(grantKey(l)).Compare(l.Grant.Order) <= 0
 }
 
 func grantKey(l Lease) floorKey {
