@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -241,10 +242,31 @@ func (h *Host) Dial(ctx context.Context, key identity.Key, addrs [][]byte) error
 		h.Redial(id) // someone vouches for the addresses now: earlier failures say nothing
 	}
 	if _, err := h.swarm.DialPeer(ctx, id); err != nil {
-		return fmt.Errorf("dial node %s: %w", key.Short(), err)
+		return &DialError{Node: key, Err: err}
 	}
 	return nil
 }
+
+// DialError says that a node could not be reached, in one line. It unwraps to
+// what libp2p says, which takes one line for each address.
+type DialError struct {
+	Node identity.Key
+	Err  error
+}
+
+// Error names the node, how many addresses were tried, and what the first one said.
+func (e *DialError) Error() string {
+	var all *swarm.DialError
+	if !errors.As(e.Err, &all) || len(all.DialErrors) == 0 {
+		first, _, _ := strings.Cut(e.Err.Error(), "\n")
+		return fmt.Sprintf("dial node %s: %s", e.Node.Short(), first)
+	}
+	one := all.DialErrors[0]
+	return fmt.Sprintf("dial node %s: none of its addresses answers (%d tried; %s: %v)", e.Node.Short(), len(all.DialErrors), one.Address, one.Cause)
+}
+
+// Unwrap returns what libp2p says.
+func (e *DialError) Unwrap() error { return e.Err }
 
 // Redial forgets that dials to a peer failed before, so that the next one is
 // tried at once.

@@ -340,3 +340,19 @@ func TestNAT(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// People read why a node is not reached: one line, whatever was tried.
+func TestDialErrorIsOneLine(t *testing.T) {
+	a := open(t, Config{Key: key(1)})
+	b := open(t, Config{Key: key(77)})
+	addrs := raw(b.Addrs())
+	b.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	err := a.Dial(ctx, key(77).Public(), addrs)
+	var dial *DialError
+	if !errors.As(err, &dial) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), key(77).Public().Short()) {
+		t.Errorf("dial: %v", err)
+	}
+	t.Log(err)
+}

@@ -174,7 +174,7 @@ func TestCancel(t *testing.T) {
 	r := newRibosome(t)
 	s := newSource(t, r, "greeter")
 	dir := t.TempDir()
-	script := "#!/bin/sh\n[ $1 = env ] && exec go \"$@\"\necho go: downloading eternity\nsleep 60 & wait\n"
+	script := "#!/bin/sh\n[ $1 = env ] && exec go \"$@\"\nwhile sleep 0.05; do echo go: downloading eternity; done & wait\n" // again and again, for whoever joins late
 	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
