@@ -21,13 +21,15 @@ const packHead = "PACK\x00\x00\x00\x02"
 
 // packWriter writes a pack without deltas.
 type packWriter struct {
-	w   *bufio.Writer
-	sum hash.Hash
+	w       *bufio.Writer
+	sum     hash.Hash
+	deflate *zlib.Writer
 }
 
 func newPackWriter(w io.Writer, count int) (*packWriter, error) {
 	p := &packWriter{sum: sha1.New()}
 	p.w = bufio.NewWriterSize(io.MultiWriter(w, p.sum), 64<<10)
+	p.deflate = zlib.NewWriter(p.w)
 	_, err := p.w.Write(binary.BigEndian.AppendUint32([]byte(packHead), uint32(count)))
 	return p, err
 }
@@ -44,11 +46,11 @@ func (p *packWriter) add(k kind, size int64, body func(io.Writer) error) error {
 	if err := p.w.WriteByte(b); err != nil {
 		return err
 	}
-	z := zlib.NewWriter(p.w)
-	if err := body(z); err != nil {
+	p.deflate.Reset(p.w)
+	if err := body(p.deflate); err != nil {
 		return err
 	}
-	return z.Close()
+	return p.deflate.Close()
 }
 
 func (p *packWriter) end() error {

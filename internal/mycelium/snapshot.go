@@ -110,6 +110,7 @@ type layout struct {
 	limit Limits
 	size  int64
 	first map[objectID]int // content to the index of the first file that has it
+	made  string           // the folder that was made last
 }
 
 func (l *layout) write(from objects, files []file) error {
@@ -152,9 +153,19 @@ func (l *layout) write(from objects, files []file) error {
 
 func (l *layout) place(f *file) string { return filepath.Join(l.root, filepath.FromSlash(f.path)) }
 
+// folder makes the folders that a file is in.
+func (l *layout) folder(f *file) error {
+	dir := filepath.Dir(l.place(f))
+	if dir == l.made {
+		return nil
+	}
+	l.made = dir
+	return os.MkdirAll(dir, 0o755)
+}
+
 // create makes the file and the folders that it is in.
 func (l *layout) create(f *file) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(l.place(f)), 0o755); err != nil {
+	if err := l.folder(f); err != nil {
 		return nil, err
 	}
 	perm := os.FileMode(0o444)
@@ -219,7 +230,7 @@ func (l *layout) copy(f, other *file, target string) (string, error) {
 }
 
 func (l *layout) link(f file, target string) error {
-	if err := os.MkdirAll(filepath.Dir(l.place(&f)), 0o755); err != nil {
+	if err := l.folder(&f); err != nil {
 		return err
 	}
 	return os.Symlink(filepath.FromSlash(target), l.place(&f))
