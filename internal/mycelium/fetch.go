@@ -138,6 +138,10 @@ func (f *fetch) run(ctx context.Context, seeds []Seed, mirrors []string) (Releas
 	for i := 0; errors.Is(err, ErrNone) && i < len(mirrors) && ctx.Err() == nil; i++ {
 		r, err = f.fromMirror(ctx, mirrors[i], cached)
 	}
+	var fork *Fork
+	if errors.As(err, &fork) {
+		err = errors.Join(err, f.store.keepFork(fork))
+	}
 	switch {
 	case err == nil:
 		return r, nil

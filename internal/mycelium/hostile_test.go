@@ -168,8 +168,15 @@ func TestFork(t *testing.T) {
 	a, b := release(1, "1.0.0", [32]byte{}), release(1, "1.0.1", [32]byte{})
 	seedA, seedB := liar(t, telling(a, e.pack())), liar(t, telling(b, e.pack()))
 	var f *Fork
-	if _, err := newNode(t, Config{}).Fetch(t.Context(), greeter, "", []Seed{seedA, seedB}, nil, nil); !errors.As(err, &f) {
+	victim := newNode(t, Config{})
+	if f, err := victim.Fork(greeter); f != nil || err != nil {
+		t.Errorf("before: %v, %v", f, err)
+	}
+	if _, err := victim.Fetch(t.Context(), greeter, "", []Seed{seedA, seedB}, nil, nil); !errors.As(err, &f) {
 		t.Fatalf("from both: %v", err)
+	}
+	if kept, err := newStore(t, Config{Dir: victim.conf.Dir}).Fork(greeter); err != nil || kept == nil || kept.Error() != f.Error() {
+		t.Errorf("in a later life: %v, %v", kept, err)
 	}
 	for _, p := range []record.Spore{f.A, f.B} { // the proof convinces anybody
 		if q, err := record.ParseSpore(p.Raw); err != nil || q.Cell != greeter || q.Seq != 1 {

@@ -37,6 +37,7 @@
 //	trees/<tree hash>/                      a release's files, read-only
 //	cells/<author>/<name>/releases/<epoch>.<seq>   record and grants: the release is installed
 //	cells/<author>/<name>/head              the same of the highest ever installed
+//	cells/<author>/<name>/fork              two records that contradict each other, if the author signed any
 //	cells/<author>/<name>/repo.git          bare git repository with commits, tags and packs
 //	tmp/                                    what is not verified yet; emptied at the start
 package mycelium

@@ -24,23 +24,7 @@ var (
 	// ErrDamaged says that a release's files on disk are no longer what its
 	// author signed. The release has been thrown away: fetch it again.
 	ErrDamaged = errors.New("release damaged on disk")
-	// ErrFork says that an author signed two different releases with one number:
-	// see [Fork].
-	ErrFork = errors.New("author signed two histories")
 )
-
-// Fork is the proof that an author signed two different releases with one
-// number, or one that continues another history. It is an [ErrFork].
-type Fork struct{ A, B record.Spore }
-
-// Error says which releases they are.
-func (f *Fork) Error() string {
-	a, b := f.A.Hash(), f.B.Hash()
-	return fmt.Sprintf("%v of %s: release %d (%x) and release %d (%x)", ErrFork, f.A.Cell.Short(), f.A.Seq, a[:6], f.B.Seq, b[:6])
-}
-
-// Unwrap returns ErrFork.
-func (f *Fork) Unwrap() error { return ErrFork }
 
 // Release is a release on this machine.
 type Release struct {
