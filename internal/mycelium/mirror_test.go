@@ -104,7 +104,7 @@ func TestHostileMirror(t *testing.T) {
 	for name, build := range map[string]func(e *evil) objectID{
 		"git folder": func(e *evil) objectID { return e.tree(line(modeFile, ".git", e.blob("x"))) },
 		"git folder in capitals": func(e *evil) objectID {
-			return e.tree(line(modeDir, ".GIT", e.tree(line(modeProg, "hook", e.blob("#!/bin/sh\ntouch /tmp/pwned\n")))))
+			return e.tree(line(modeDir, ".GIT", e.tree(line(modeProg, "hook", e.blob("#!/bin/sh\nexit 1\n")))))
 		},
 		"link that leads out": func(e *evil) objectID { return e.tree(line(modeLink, "out", e.blob("/etc/passwd"))) },
 		"two cases": func(e *evil) objectID {
