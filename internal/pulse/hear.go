@@ -271,11 +271,15 @@ func (p *Pulse) addLocked(m *message, l *link, k identity.Key, e *entry, now tim
 	if r.Raw == nil || l.has[k].Compare(r.Order) >= 0 {
 		return
 	}
-	if old := e.at(l.has[k]); old != nil {
-		s, t := splice(old, r.Raw), tagOf(k)
+	var s spliceNews
+	old := e.at(l.has[k])
+	if old != nil {
+		s = splice(old, r.Raw)
+	}
+	if t := tagOf(k); old != nil && s.size() < len(r.Raw) {
 		s.Node, s.Age = t[:], millis(now.Sub(e.signed))
 		m.Splices = append(m.Splices, s)
-		*room -= len(s.Middle) + len(s.Sig) + tagSize + baseSize + 20
+		*room -= s.size()
 	} else {
 		m.Rows = append(m.Rows, fullNews{Age: millis(now.Sub(e.signed)), Row: r.Raw})
 		*room -= len(r.Raw) + rowExtra

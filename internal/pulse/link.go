@@ -16,11 +16,12 @@ import (
 
 // Limits on one stream and on all.
 const (
-	MaxLinks     = 96              // streams; of these MaxTargets are opened here
-	writeTimeout = 5 * time.Second // of one message
-	greeting     = 5 * time.Second // until the first message
-	silence      = 5               // refreshes without a message, after which a neighbour is gone
-	suspicious   = 2               // refreshes without one, after which a second stream replaces the first
+	MaxLinks     = 96                    // streams
+	maxGuests    = MaxLinks - MaxTargets // streams to nodes that are no targets
+	writeTimeout = 5 * time.Second       // of one message
+	greeting     = 5 * time.Second       // until the first message
+	silence      = 5                     // refreshes without a message, after which a neighbour is gone
+	suspicious   = 2                     // refreshes without one, after which a second stream replaces the first
 
 	readRate  = 64   // rows and messages a second that are read; more wait
 	readBurst = 1200 // of them at once: all rows of a peer, and a few more
@@ -113,7 +114,7 @@ func (p *Pulse) enter(l *link) bool {
 	}
 	old, known := p.links[l.key]
 	switch {
-	case l.key == p.self, !known && len(p.links) >= MaxLinks:
+	case l.key == p.self, !known && p.fullLocked(l.key):
 		return false
 	case known && old.ours != l.ours && p.prefers(old) && time.Since(old.heard) < suspicious*p.cfg.Refresh:
 		return false
@@ -130,6 +131,18 @@ func (p *Pulse) enter(l *link) bool {
 		p.host.ConnManager().TagPeer(l.id, managed, valued)
 	}
 	return true
+}
+
+// fullLocked reports whether there is no room for a link to a node; targets
+// have room of their own.
+func (p *Pulse) fullLocked(k identity.Key) bool {
+	guests := 0
+	for k := range p.links {
+		if p.targets[k] == nil {
+			guests++
+		}
+	}
+	return len(p.links) >= MaxLinks || p.targets[k] == nil && guests >= maxGuests
 }
 
 // prefers reports whether both ends keep this stream where there are two: the

@@ -14,10 +14,11 @@
 // endian, and is a CBOR array (definite lengths, no tags):
 //
 //	[ rows     [[age, row], …]         ≤ 32; age in ms since the row was signed
-//	, splices  [[age, node, base, signature, head, tail, middle], …]
-//	                                   ≤ 32; a row as what it changes in an earlier row of the
-//	                                   node that the receiver holds: the first head and the last
-//	                                   tail bytes of the body of base, with middle in between
+//	, splices  [[age, node, base, signature, [[copy, drop, put], …]], …]
+//	                                   ≤ 32; a row as what it changes in base, an earlier row of
+//	                                   the node that the receiver holds: going through the body of
+//	                                   base, copy so many bytes, drop so many and put others there
+//	                                   (≤ 64 times), then copy the rest
 //	, holds    [[node, incarnation, sequence], …]
 //	                                   ≤ 512; newest rows that the sender holds; 0, 0 is none
 //	, all      bool                    holds is all that it holds

@@ -175,7 +175,7 @@ func (n *member) kill() {
 
 func (n *member) key() identity.Key { return testKey(n.i).Public() }
 
-// say changes the node's row and returns the order that says so.
+// say changes the node's row.
 func (n *member) say(change func(*record.RowOffer)) {
 	n.mu.Lock()
 	o := n.offer
@@ -392,7 +392,10 @@ func TestRestart(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			old := w.nodes[0]
 			if polite {
-				old.stop()
+				began := time.Now()
+				if old.stop(); time.Since(began) > 500*time.Millisecond {
+					t.Errorf("a goodbye that everybody heard took %v", time.Since(began))
+				}
 			} else {
 				old.kill()
 			}
@@ -411,7 +414,7 @@ func TestPartitionHeals(t *testing.T) {
 		w.mesh(6, everybody)
 		time.Sleep(5 * time.Second)
 		w.net.Partition([]netip.Addr{sim.Addr(0), sim.Addr(1), sim.Addr(2)}, []netip.Addr{sim.Addr(3), sim.Addr(4), sim.Addr(5)})
-		time.Sleep(2 * time.Minute)
+		time.Sleep(time.Minute)
 		if w.nodes[0].knows(w.nodes[3].key()) >= 0 || w.nodes[0].knows(w.nodes[2].key()) < 0 {
 			t.Error("the partition is not as it should be")
 		}

@@ -48,14 +48,21 @@ type fullNews struct {
 
 // spliceNews is a row as what it changes in one that the receiver holds.
 type spliceNews struct {
-	_      struct{} `cbor:",toarray"`
-	Age    uint32
-	Node   []byte // tag
-	Base   []byte // first baseSize bytes of the base's signature
-	Sig    []byte // of the row
-	Head   uint16 // bytes of the base's body that the row's body starts with
-	Tail   uint16 // bytes of the base's body that it ends with
-	Middle []byte
+	_       struct{} `cbor:",toarray"`
+	Age     uint32
+	Node    []byte // tag
+	Base    []byte // first baseSize bytes of the base's signature
+	Sig     []byte // of the row
+	Patches []patch
+}
+
+// patch goes on in the base's body: it copies bytes, leaves some out and puts
+// others in. What follows the last one is copied.
+type patch struct {
+	_    struct{} `cbor:",toarray"`
+	Copy uint16
+	Drop uint16
+	Put  []byte
 }
 
 // holding tells which row of a node the sender holds; 0, 0 is none.
@@ -71,7 +78,9 @@ func (h holding) order() record.Order {
 }
 
 var encoding = func() cbor.EncMode {
-	m, err := cbor.CoreDetEncOptions().EncMode()
+	o := cbor.CoreDetEncOptions()
+	o.NilContainers = cbor.NilContainerAsEmpty
+	m, err := o.EncMode()
 	if err != nil {
 		panic(err)
 	}
@@ -82,7 +91,7 @@ var decoding = func() cbor.DecMode {
 	m, err := cbor.DecOptions{
 		IndefLength:      cbor.IndefLengthForbidden,
 		TagsMd:           cbor.TagsForbidden,
-		MaxNestedLevels:  4,
+		MaxNestedLevels:  5,
 		MaxArrayElements: MaxNodes,
 		MaxMapPairs:      16,
 	}.DecMode()
@@ -103,7 +112,7 @@ func parseMessage(b []byte) (message, error) {
 		return m, fmt.Errorf("%w: %d rows, %d splices, %d links", errWire, len(m.Rows), len(m.Splices), len(m.Linked))
 	}
 	for _, s := range m.Splices {
-		if len(s.Node) != tagSize || len(s.Base) != baseSize || len(s.Sig) != identity.SignatureSize || len(s.Middle) > record.MaxRowSize {
+		if len(s.Node) != tagSize || len(s.Base) != baseSize || len(s.Sig) != identity.SignatureSize || len(s.Patches) > maxPatches {
 			return m, fmt.Errorf("%w: splice", errWire)
 		}
 	}
@@ -157,33 +166,75 @@ func base(raw []byte) []byte { return raw[:baseSize] }
 
 // splice says what to change in old to get raw.
 func splice(old, raw []byte) spliceNews {
+	s := spliceNews{Base: base(old), Sig: raw[:identity.SignatureSize]}
 	a, b := old[identity.SignatureSize:], raw[identity.SignatureSize:]
-	shorter := min(len(a), len(b))
-	head := 0
-	for head < shorter && a[head] == b[head] {
-		head++
+	for {
+		same := common(a, b)
+		if a, b = a[same:], b[same:]; len(a)+len(b) == 0 {
+			return s
+		}
+		drop, put := len(a), len(b)
+		if len(s.Patches) < maxPatches-1 {
+			drop, put = resume(a, b)
+		}
+		s.Patches = append(s.Patches, patch{Copy: uint16(same), Drop: uint16(drop), Put: b[:put]})
+		a, b = a[drop:], b[put:]
 	}
-	tail := 0
-	for tail < shorter-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
-		tail++
-	}
-	return spliceNews{Base: base(old), Sig: raw[:identity.SignatureSize],
-		Head: uint16(head), Tail: uint16(tail), Middle: b[head : len(b)-tail]}
 }
+
+// common returns how many bytes a and b have in common at their start.
+func common(a, b []byte) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// resume returns how much to leave out of each so that they are alike again
+// for at least as long as a patch is: as little as possible, or all.
+func resume(a, b []byte) (drop, put int) {
+	for skip := 1; skip < maxSkip; skip++ {
+		for drop := 0; drop <= min(skip, len(a)); drop++ {
+			if put := skip - drop; put <= len(b) && common(a[drop:], b[put:]) >= patchSize {
+				return drop, put
+			}
+		}
+	}
+	return len(a), len(b)
+}
+
+// Limits on patches. A patch costs patchSize bytes beside what it puts in.
+const (
+	maxPatches = 64
+	patchSize  = 6
+	maxSkip    = 128
+)
 
 // apply makes the row that s says of old.
 func (s spliceNews) apply(old []byte) ([]byte, error) {
 	body := old[identity.SignatureSize:]
-	head, tail := int(s.Head), int(s.Tail)
-	size := identity.SignatureSize + head + len(s.Middle) + tail
-	if head > len(body) || tail > len(body) || size > record.MaxRowSize {
-		return nil, fmt.Errorf("%w: splice of %d and %d bytes", errWire, head, tail)
+	raw := append(make([]byte, 0, record.MaxRowSize), s.Sig...)
+	for _, p := range s.Patches {
+		if int(p.Copy)+int(p.Drop) > len(body) || len(raw)+int(p.Copy)+len(p.Put) > record.MaxRowSize {
+			return nil, fmt.Errorf("%w: patch of %d bytes", errWire, len(p.Put))
+		}
+		raw = append(append(raw, body[:p.Copy]...), p.Put...)
+		body = body[int(p.Copy)+int(p.Drop):]
 	}
-	raw := make([]byte, 0, size)
-	raw = append(raw, s.Sig...)
-	raw = append(raw, body[:head]...)
-	raw = append(raw, s.Middle...)
-	return append(raw, body[len(body)-tail:]...), nil
+	if len(raw)+len(body) > record.MaxRowSize {
+		return nil, fmt.Errorf("%w: splice makes %d bytes", errWire, len(raw)+len(body))
+	}
+	return bytes.Clone(append(raw, body...)), nil
+}
+
+// size is what s takes of a message, at most.
+func (s spliceNews) size() int {
+	n := identity.SignatureSize + tagSize + baseSize + 16
+	for _, p := range s.Patches {
+		n += len(p.Put) + 10
+	}
+	return n
 }
 
 // millis is an age as it is sent.
