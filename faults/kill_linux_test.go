@@ -78,8 +78,44 @@ func TestKillNodeWithoutSandbox(t *testing.T) {
 	killNode(t)
 }
 
+// stubborn is a program that goes on when its node is gone: what serves is a
+// child of it.
+const stubborn = `package main
+
+import (
+	"os"
+	"os/exec"
+	"time"
+)
+
+func init() {
+	if os.Getenv("CHILD") != "" {
+		return
+	}
+	c := exec.Command("/proc/self/exe", os.Args[1:]...)
+	c.Env = append(os.Environ(), "CHILD=1")
+	c.ExtraFiles = []*os.File{os.NewFile(3, "link")}
+	c.Stderr = os.Stderr
+	if err := c.Start(); err != nil {
+		panic(err)
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+`
+
 func killNode(t *testing.T) {
 	s := newSite(t)
+	s.must("new", "greeter")
+	for file, text := range map[string]string{
+		"cmd/greeter/stubborn.go": stubborn,
+		"Cell.toml":               "[cell]\nname = \"greeter\"\n[run]\ndrain = \"300ms\"\n",
+	} {
+		if err := os.WriteFile(filepath.Join(s.dir, "greeter", file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var told []journal.Event // whatever anybody has been told
 	var before map[string][]byte
 	for life := range 4 {
