@@ -49,14 +49,17 @@ func TestDemo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs the whole demo")
 	}
-	for _, args := range [][]string{nil, {"--no-multicast"}} {
-		code, out := runDemo(t, args...)
-		if code != 0 || !strings.Contains(out, fmt.Sprintf("all %d steps held", len(demoSteps))) {
-			t.Errorf("demo %v: exit code %d\n%s", args, code, out)
-		}
-		if args != nil && !strings.Contains(out, "refuses multicast") {
-			t.Errorf("demo %v does not say that there is no multicast:\n%s", args, out)
-		}
+	for name, args := range map[string][]string{"as it is": nil, "without multicast": {"--no-multicast"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, out := runDemo(t, args...)
+			if code != 0 || !strings.Contains(out, fmt.Sprintf("all %d steps held", len(demoSteps))) {
+				t.Errorf("demo %v: exit code %d\n%s", args, code, out)
+			}
+			if args != nil && !strings.Contains(out, "refuses multicast") {
+				t.Errorf("demo %v does not say that there is no multicast:\n%s", args, out)
+			}
+		})
 	}
 }
 
@@ -66,10 +69,13 @@ func TestDemoBreaks(t *testing.T) {
 		t.Skip("runs the demo once for every step")
 	}
 	for i, s := range demoSteps {
-		code, out := runDemo(t, "--break", fmt.Sprint(i+1))
-		if want := fmt.Sprintf("cell: error: step %d (%s) failed: ", i+1, s.title); code != 1 || !strings.Contains(out, want) {
-			t.Errorf("--break %d: exit code %d, want 1 and %q\n%s", i+1, code, want, out)
-		}
+		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
+			t.Parallel() // most of it is waiting
+			code, out := runDemo(t, "--break", fmt.Sprint(i+1))
+			if want := fmt.Sprintf("cell: error: step %d (%s) failed: ", i+1, s.title); code != 1 || !strings.Contains(out, want) {
+				t.Errorf("--break %d: exit code %d, want 1 and %q\n%s", i+1, code, want, out)
+			}
+		})
 	}
 	for _, n := range []int{0, -1, len(demoSteps) + 1} {
 		if code, out := runDemo(t, "--break", fmt.Sprint(n)); code != 2 {
