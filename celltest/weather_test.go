@@ -28,6 +28,9 @@ func seed(t *testing.T) uint64 {
 // storm plays a scenario of many nodes in a bubble; the LANs are of three each
 // and every node off the first knows node 0.
 func storm(t *testing.T, o celltest.Options, play func(ctx context.Context, t *testing.T, o *celltest.Organism, w simulated)) {
+	if testing.Short() {
+		t.Skip("many nodes for a long virtual time")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		o.Seed = seed(t)
 		o.LAN = func(i int) string { return fmt.Sprint("lan-", i/3) }

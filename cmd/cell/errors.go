@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
@@ -51,6 +52,8 @@ func describe(err error) *node.APIError {
 		code = node.CodeRefused
 	case errors.Is(err, fs.ErrPermission):
 		code = node.CodeRefused
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		hint = "make room on the disk, or move the home: CELL_HOME=DIR"
 	case strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "unknown flag"):
 		code, hint = node.CodeUsage, "see: cell --help"
 	}

@@ -171,7 +171,9 @@ func (h *Host) build(c Config) error {
 		return fmt.Errorf("open host: %w", err)
 	}
 	h.Host = basic
-	h.closers = append(h.closers, basic.Close)
+	// The swarm goes first: connections that are gone need not be told, with a
+	// time limit for each, that the protocols go.
+	h.closers = append(h.closers, basic.Close, h.swarm.Close)
 
 	if c.NAT {
 		probe, err := newProbe(basic, quic, limits)

@@ -37,6 +37,9 @@ const dialTimeout = 3 * time.Second
 // ErrNotRunning says that nobody answers on the control socket.
 var ErrNotRunning error = NewError(CodeNotRunning, "the node is not running", "start it with: cell up")
 
+// errSilent says that a process has the socket and does not answer.
+var errSilent error = NewError(CodeTimeout, "the node takes connections but does not answer", "it may be stopped or overloaded: look at its process, or end it")
+
 // Client speaks to a node over its control socket. It holds no state but idle
 // connections and is safe for concurrent use. Its errors are *[APIError], or
 // those of the context.
@@ -95,9 +98,25 @@ const lockFile = "lock"
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
+// answerTimeout bounds waiting for an answer that takes the node no work.
+const answerTimeout = 10 * time.Second
+
+// dial connects to the socket. While too many others do (EAGAIN) it tries again.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	return d.DialContext(ctx, "unix", c.socket)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var d net.Dialer
+	for {
+		conn, err := d.DialContext(ctx, "unix", c.socket)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // explain turns what the system says into what a person can use.
@@ -304,7 +323,12 @@ type upgraded struct {
 func (u *upgraded) Read(b []byte) (int, error) { return u.r.Read(b) }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSilent)
+	defer cancel()
 	res, err := c.do(ctx, http.MethodGet, path, nil)
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return errSilent
+	}
 	if err != nil {
 		return err
 	}
