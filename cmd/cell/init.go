@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	"cell.network/cell/internal/home"
@@ -68,8 +69,8 @@ func (a *app) ensureKeys(h home.Home, n identity.Network) (node.KeyRing, error) 
 	if err != nil {
 		return keys, err
 	}
-	for _, role := range created {
-		a.term.say("made %s key in %s", role, h.Key(role))
+	if len(created) > 0 {
+		a.term.say("made keys of %s in %s: keep copies of author and colony", strings.Join(created, ", "), h.Config)
 	}
 	_, err = node.IssueOwn(h, n, keys, time.Now())
 	return keys, err
