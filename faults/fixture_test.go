@@ -334,21 +334,6 @@ func (s *site) checks() map[string]node.Check {
 	return all
 }
 
-// replicas returns what `cell ps` lists.
-func (s *site) replicas() []node.Replica {
-	s.t.Helper()
-	var list []node.Replica
-	d := json.NewDecoder(strings.NewReader(s.must("ps", "--json").stdout))
-	for d.More() {
-		var one node.ReplicaList
-		if err := d.Decode(&one); err != nil {
-			s.t.Fatal(err)
-		}
-		list = append(list, one.Replicas...)
-	}
-	return list
-}
-
 // shareGoCache lets the node's builds use what is compiled already.
 func (s *site) shareGoCache() {
 	s.t.Helper()

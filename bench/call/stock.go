@@ -67,14 +67,15 @@ func (n *stockNode) call(ctx context.Context, name string) error {
 	}
 	search, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for p := range n.dht.FindProvidersAsync(search, c, 1) {
-		if err := n.host.Connect(ctx, p); err != nil {
-			return err
-		}
-		_, err := libp2pCall(ctx, n.host, p.ID, hello)
+	p, ok := <-n.dht.FindProvidersAsync(search, c, 1)
+	if !ok {
+		return fmt.Errorf("nobody provides %s", name)
+	}
+	if err := n.host.Connect(ctx, p); err != nil {
 		return err
 	}
-	return fmt.Errorf("nobody provides %s", name)
+	_, err = libp2pCall(ctx, n.host, p.ID, hello)
+	return err
 }
 
 func nameCID(name string) (cid.Cid, error) {

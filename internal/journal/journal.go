@@ -159,7 +159,7 @@ func (j *Journal) recover() (cut int64, stepped time.Duration, err error) {
 	}
 	j.seq = max(j.seq, tail.Seq)
 	if s, err := ParseStamp(tail.Time); err == nil {
-		if stepped = s.wallTime().Sub(time.Now()); stepped > MaxSkew {
+		if stepped = time.Until(s.wallTime()); stepped > MaxSkew {
 			return cut, stepped, j.reopen(cut)
 		}
 		j.clock.last = s
