@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -87,8 +88,18 @@ func (n *Node) consent(keys KeyRing, cell identity.Cell, serve []Server) (record
 	return out, [][]byte{g.Raw}, n.keepGrants(g)
 }
 
-// keepGrants saves grants and puts them into force here.
+// keepGrants saves grants and puts them into force here, but none that is older
+// than one held for the same: a seed may hand out what the author has replaced.
 func (n *Node) keepGrants(grants ...record.Grant) error {
+	n.mu.Lock()
+	held := n.certs.Grants
+	n.mu.Unlock()
+	grants = slices.DeleteFunc(slices.Clone(grants), func(g record.Grant) bool {
+		return slices.ContainsFunc(held, func(h record.Grant) bool {
+			return h.Signer == g.Signer && h.Name == g.Name &&
+				(h.Order.Compare(g.Order) > 0 || h.Order == g.Order && !h.Issued.Before(g.Issued))
+		})
+	})
 	if len(grants) == 0 {
 		return nil
 	}

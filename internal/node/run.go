@@ -91,6 +91,7 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 		<-r.done
 		return Replica{}, NewError(CodeFailed, "the node goes down", "start it again with: cell up")
 	}
+	n.services[cell] = s // a start that failed meanwhile may have removed it
 	older := slices.Clone(s.replicas)
 	s.replicas = append(s.replicas, r)
 	if s.lease == nil {
