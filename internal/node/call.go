@@ -164,10 +164,7 @@ func notFound(ctx context.Context, cell identity.Cell, err error, tried []string
 	case err != nil:
 		e.Message += ": " + err.Error()
 	}
-	if len(e.Message) > frame.MaxMessage {
-		e.Message = e.Message[:frame.MaxMessage]
-	}
-	return e
+	return e.Clip()
 }
 
 // serveRemote answers another node's request from replicas on this node only:

@@ -101,7 +101,7 @@ func (n *Node) routes(frames *connSet) http.Handler {
 		if err != nil {
 			return err
 		}
-		return done(w, n.StopCell(r.Context(), cell))
+		return done(w, n.StopCell(cell))
 	})
 	handle("GET /v1/logs", n.controlLogs)
 	handle("GET /v1/events", n.controlEvents)

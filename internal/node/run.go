@@ -224,7 +224,7 @@ func (n *Node) recall(lease *mesh.Lease) {
 
 // StopCell withdraws a cell and ends its replicas here. ErrNotServed where
 // there is none.
-func (n *Node) StopCell(_ context.Context, cell identity.Cell) error {
+func (n *Node) StopCell(cell identity.Cell) error {
 	n.mu.Lock()
 	s := n.services[cell]
 	n.mu.Unlock()
