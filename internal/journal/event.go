@@ -66,6 +66,9 @@ func Parse(line []byte) (Event, error) {
 	if _, err := ParseStamp(e.Time); err != nil {
 		return Event{}, fmt.Errorf("%w: %v", ErrTorn, err)
 	}
+	if len(e.Data) == 0 {
+		e.Data = nil // an empty object says as much as none
+	}
 	return e, nil
 }
 

@@ -170,6 +170,7 @@ func FuzzParse(f *testing.F) {
 	for line := range bytes.Lines(b) {
 		f.Add(line)
 	}
+	f.Add([]byte(`{"node":"n","seq":1,"time":"2000-01-01T00:00:00.000000000Z_00000","kind":"up","data":{}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		e, err := Parse(line)
 		if err != nil {
