@@ -18,7 +18,7 @@ finish what they have, and ends them. Replicas on other hosts stay.`,
 				return err
 			}
 			defer client.Close()
-			if err := client.Stop(c.Context(), args[0]); err != nil {
+			if _, err := client.Stop(c.Context(), args[0]); err != nil {
 				return err
 			}
 			a.term.say("%s has ended on this host", clean(args[0]))

@@ -27,6 +27,9 @@ const (
 	Ready         Kind = "ready"
 	Exit          Kind = "exit"
 	Adopt         Kind = "adopt"
+	Mitosis       Kind = "mitosis"
+	Apoptosis     Kind = "apoptosis"
+	Decide        Kind = "decide"
 	Drain         Kind = "drain"
 	Stop          Kind = "stop"
 	Admit         Kind = "admit"
@@ -63,6 +66,9 @@ var Kinds = []struct {
 	{Ready, "A replica said that it takes requests."},
 	{Exit, "A replica's process ended."},
 	{Adopt, "A restarted node found a process of its earlier life and took care of it."},
+	{Mitosis, "The node decided that a cell divides: it starts one more replica."},
+	{Apoptosis, "The node decided that one of its replicas is not needed: it drains and ends."},
+	{Decide, "The node decided to wait, or to leave the next step of a cell to other hosts."},
 	{Drain, "A replica takes no new requests and finishes those that it has."},
 	{Stop, "The operator stopped a cell or a replica."},
 	{Admit, "A machine was certified as one of this operator's."},

@@ -67,6 +67,9 @@ const (
 	StepSeed   Step = "seed"
 )
 
+// StepDrain is the step of /v1/drain.
+const StepDrain Step = "drain"
+
 // Published is a release that the node signed and now seeds.
 type Published struct {
 	Cell    string    `json:"cell"` // name@author
@@ -79,8 +82,9 @@ type Published struct {
 	Files   int       `json:"files"`
 }
 
-// Progress is a line of /v1/run. The last one holds Replica or Error, the
-// others Step and Text. A build may report several lines of one step.
+// Progress is a line of /v1/run, /v1/grow and /v1/drain. The last one holds
+// Replica or Error, the others Step and Text; a drain that is done just ends.
+// A build may report several lines of one step.
 type Progress struct {
 	Step    Step      `json:"step,omitempty"`
 	Text    string    `json:"text,omitempty"`
@@ -112,6 +116,67 @@ type Replica struct {
 	Enforced    []string  `json:"enforced,omitempty"`     // limits that the system holds
 	NotEnforced []string  `json:"not_enforced,omitempty"` // limits that it does not, and why
 	Exit        string    `json:"exit,omitempty"`         // how it ended, in words
+}
+
+// CellStatus is what this node knows of a whole cell, on all hosts, and what it
+// has decided about it.
+type CellStatus struct {
+	Cell     string  `json:"cell"` // name@author
+	Version  string  `json:"version,omitempty"`
+	Seq      uint64  `json:"seq,omitempty"` // of the release that this node holds; 0: none
+	Want     int     `json:"want"`          // replicas that there should be
+	Live     int     `json:"live"`
+	Starting int     `json:"starting"`
+	Draining int     `json:"draining"`
+	Min      int     `json:"min"`
+	Max      int     `json:"max"`
+	Stopped  bool    `json:"stopped,omitempty"`
+	Bounds   string  `json:"bounds"`            // where Min and Max come from: "Cell.toml" or "scaled by z6Mk… at TIME"
+	Code     bool    `json:"code"`              // this node could start it now
+	Drained  bool    `json:"drained,omitempty"` // this node was told to let go of it
+	Offered  float64 `json:"offered"`           // requests a second that came
+	Shed     float64 `json:"shed"`              // of these, refused for load
+	Inflight float64 `json:"inflight"`
+	P99MS    float64 `json:"p99_ms"`   // of the slowest replica
+	CPU      float64 `json:"cpu"`      // mean share of the limit, 0..1
+	Decision string  `json:"decision"` // the standing one of this node, a sentence
+
+	Replicas []ReplicaLoad `json:"replicas"`
+	Hosts    []HostLoad    `json:"hosts"`
+}
+
+// ReplicaLoad is a replica as its host tells others of it.
+type ReplicaLoad struct {
+	Node       identity.Key `json:"node"`
+	Self       bool         `json:"self,omitempty"` // on this node
+	ID         uint64       `json:"id"`             // of this node
+	Generation uint64       `json:"generation"`     // order of birth in the cell: lower is older
+	State      string       `json:"state"`          // starting, alive, draining, dead or failed
+	Offered    float64      `json:"offered"`        // requests a second that came
+	Shed       float64      `json:"shed"`           // of these, refused for load
+	Inflight   float64      `json:"inflight"`
+	P99MS      float64      `json:"p99_ms"`
+	CPU        float64      `json:"cpu"`    // share of its limit, 0..1
+	Memory     int64        `json:"memory"` // bytes
+}
+
+// HostLoad is a host that has a cell, or could have it.
+type HostLoad struct {
+	Node    identity.Key `json:"node"`
+	Self    bool         `json:"self,omitempty"`
+	Code    bool         `json:"code"`     // it could start the cell now
+	Room    int          `json:"room"`     // replicas that it would still take
+	CPUFree float64      `json:"cpu_free"` // 0..1
+	AgeMS   float64      `json:"age_ms"`   // since it last said so
+}
+
+// Scaled is an operator's word on how many replicas a cell has.
+type Scaled struct {
+	Cell       string `json:"cell"` // name@author
+	Min        int    `json:"min"`
+	Max        int    `json:"max"`
+	Stopped    bool   `json:"stopped,omitempty"`
+	Everywhere bool   `json:"everywhere"` // signed and told to all hosts; false: holds on this node only, since no key is here
 }
 
 // Found is a line of /v1/lookup: a node that serves the cell. The last line
@@ -178,12 +243,25 @@ type (
 	StopRequest struct {
 		Cell string `json:"cell"`
 	} // a reference, as typed
+	ScaleRequest struct {
+		Cell  string `json:"cell"`          // a reference, as typed
+		Min   *int   `json:"min,omitempty"` // nil: as it is
+		Max   *int   `json:"max,omitempty"`
+		Reset bool   `json:"reset,omitempty"` // back to the bounds of Cell.toml
+	}
+	DrainRequest struct {
+		Target string `json:"target"` // "": the whole node; a cell, or a replica such as greeter-3
+		Undo   bool   `json:"undo,omitempty"`
+	}
 	PingRequest struct {
 		Target string `json:"target"` // a node key or a reference of a cell
 		Count  int    `json:"count"`
 	}
 	ReplicaList struct {
 		Replicas []Replica `json:"replicas"`
+	}
+	CellList struct {
+		Cells []CellStatus `json:"cells"`
 	}
 	PeerList struct {
 		Peers []Peer `json:"peers"`
@@ -217,6 +295,7 @@ const (
 	CodeNoReplica   = "no_replica"
 	CodeNotRunning  = "not_running"
 	CodeRefused     = "refused"
+	CodeUntrusted   = "untrusted" // refused since the operator does not trust the author
 	CodeTimeout     = "timeout"
 	CodeVersion     = "version_mismatch"
 	CodeInterrupted = "interrupted"
@@ -224,13 +303,13 @@ const (
 
 var exits = map[string]int{
 	CodeFailed: ExitFailed, CodeUsage: ExitUsage, CodeNoCell: ExitNotFound, CodeNoReplica: ExitNotFound,
-	CodeNotRunning: ExitNotRunning, CodeRefused: ExitRefused, CodeTimeout: ExitTimeout,
-	CodeVersion: ExitVersion, CodeInterrupted: ExitInterrupted,
+	CodeNotRunning: ExitNotRunning, CodeRefused: ExitRefused, CodeUntrusted: ExitRefused,
+	CodeTimeout: ExitTimeout, CodeVersion: ExitVersion, CodeInterrupted: ExitInterrupted,
 }
 
 var statuses = map[string]int{
 	CodeUsage: http.StatusBadRequest, CodeNoCell: http.StatusNotFound, CodeNoReplica: http.StatusNotFound,
-	CodeRefused: http.StatusForbidden, CodeTimeout: http.StatusGatewayTimeout, CodeVersion: http.StatusUpgradeRequired,
+	CodeRefused: http.StatusForbidden, CodeUntrusted: http.StatusForbidden, CodeTimeout: http.StatusGatewayTimeout, CodeVersion: http.StatusUpgradeRequired,
 	CodeNotRunning: http.StatusServiceUnavailable,
 }
 
@@ -240,6 +319,8 @@ type APIError struct {
 	Message string `json:"message"`        // what and why, lower case, no full stop
 	Hint    string `json:"hint,omitempty"` // what to do next
 	Exit    int    `json:"exit,omitempty"` // status of the command that meets it
+
+	Author identity.Key `json:"author,omitzero"` // who is not trusted, with CodeUntrusted
 }
 
 // NewError makes an error with the exit code that belongs to code. Hint may be empty.
@@ -249,6 +330,14 @@ func NewError(code, message, hint string) *APIError {
 		exit = ExitFailed
 	}
 	return &APIError{Code: code, Message: message, Hint: hint, Exit: exit}
+}
+
+// Untrusted makes the error of a cell whose author may not run code here.
+func Untrusted(author identity.Key) *APIError {
+	e := NewError(CodeUntrusted, "code of "+author.String()+" may not run here: the author is not trusted",
+		"if you know the author: cell trust add NAME "+author.String()+" --host")
+	e.Author = author
+	return e
 }
 
 func (e *APIError) Error() string { return e.Message }

@@ -174,15 +174,8 @@ func (c *Client) Grow(ctx context.Context, ref string, mirrors []string, progres
 // Publish signs what is committed in a folder, given as an absolute path, as a
 // release, and seeds it.
 func (c *Client) Publish(ctx context.Context, dir, version string) (p Published, err error) {
-	res, err := c.do(ctx, http.MethodPost, "/v1/publish", PublishRequest{dir, version})
-	if err != nil {
-		return p, err
-	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&p); err != nil {
-		return p, c.explain(fmt.Errorf("read answer: %w", err))
-	}
-	return p, nil
+	err = c.ask(ctx, http.MethodPost, "/v1/publish", PublishRequest{dir, version}, &p)
+	return p, err
 }
 
 // Replicas lists the node's replicas.
@@ -197,9 +190,40 @@ func (c *Client) Kill(ctx context.Context, replica string) error {
 	return c.post(ctx, "/v1/kill", KillRequest{replica})
 }
 
-// Stop ends the replicas of a cell and withdraws it.
-func (c *Client) Stop(ctx context.Context, cell string) error {
-	return c.post(ctx, "/v1/stop", StopRequest{cell})
+// Cells lists the cells that the node runs, holds or was told of, on all hosts.
+func (c *Client) Cells(ctx context.Context) ([]CellStatus, error) {
+	var l CellList
+	err := c.get(ctx, "/v1/cells", &l)
+	return l.Cells, err
+}
+
+// Scale sets how many replicas a cell has at least and at most, on every host
+// where the node has the key to say so.
+func (c *Client) Scale(ctx context.Context, q ScaleRequest) (s Scaled, err error) {
+	err = c.ask(ctx, http.MethodPost, "/v1/scale", q, &s)
+	return s, err
+}
+
+// Stop ends all replicas of a cell, on every host where the node has the key
+// to say so.
+func (c *Client) Stop(ctx context.Context, cell string) (s Scaled, err error) {
+	err = c.ask(ctx, http.MethodPost, "/v1/stop", StopRequest{cell}, &s)
+	return s, err
+}
+
+// Drain lets go of a replica, a cell or all that the node runs, or takes that
+// back, and hands on its progress; it returns when that is done.
+func (c *Client) Drain(ctx context.Context, q DrainRequest, progress func(Progress)) error {
+	for p, err := range stream[Progress](ctx, c, http.MethodPost, "/v1/drain", q) {
+		switch {
+		case err != nil:
+			return err
+		case p.Error != nil:
+			return p.Error
+		}
+		progress(p)
+	}
+	return nil
 }
 
 // Logs opens what the replicas of a cell write; with follow it goes on until
@@ -325,10 +349,16 @@ func (u *upgraded) Read(b []byte) (int, error) { return u.r.Read(b) }
 func (c *Client) get(ctx context.Context, path string, into any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSilent)
 	defer cancel()
-	res, err := c.do(ctx, http.MethodGet, path, nil)
-	if errors.Is(context.Cause(ctx), errSilent) {
+	err := c.ask(ctx, http.MethodGet, path, nil, into)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
 		return errSilent
 	}
+	return err
+}
+
+// ask sends a request and reads its answer, one JSON object.
+func (c *Client) ask(ctx context.Context, method, path string, body, into any) error {
+	res, err := c.do(ctx, method, path, body)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/identity"
 )
 
 // answering runs a control API of one handler and returns a client of it.
@@ -93,23 +94,78 @@ func TestClientErrors(t *testing.T) {
 		{"typed", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
 			json.NewEncoder(w).Encode(ErrorBody{NewError(CodeRefused, "no", "ask")})
-		}, APIError{CodeRefused, "no", "ask", ExitRefused}},
+		}, *NewError(CodeRefused, "no", "ask")},
 		{"without exit", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusNotFound)
 			io.WriteString(w, `{"error":{"code":"no_replica","message":"none"}}`)
-		}, APIError{CodeNoReplica, "none", "", ExitNotFound}},
+		}, *NewError(CodeNoReplica, "none", "")},
 		{"plain", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh no", 500) },
-			APIError{CodeFailed, "the node answered 500 Internal Server Error: oh no", "", ExitFailed}},
+			*NewError(CodeFailed, "the node answered 500 Internal Server Error: oh no", "")},
 		{"no JSON", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{") },
-			APIError{CodeNotRunning, "the node ended before it answered", "start it again with: cell up", ExitNotRunning}},
+			*NewError(CodeNotRunning, "the node ended before it answered", "start it again with: cell up")},
 		{"cut", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-			APIError{CodeNotRunning, "the node ended before it answered", "start it again with: cell up", ExitNotRunning}},
+			*NewError(CodeNotRunning, "the node ended before it answered", "start it again with: cell up")},
 	} {
 		_, err := answering(t, c.handle).Status(t.Context())
 		var api *APIError
 		if !errors.As(err, &api) || *api != c.want {
 			t.Errorf("%s: got %#v, want %#v", c.name, err, c.want)
 		}
+	}
+}
+
+// What is not trusted says who, for whoever can be asked.
+func TestClientUntrusted(t *testing.T) {
+	author := identity.Key{7}
+	c := answering(t, func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(Progress{Error: Untrusted(author)})
+	})
+	_, err := c.Grow(t.Context(), "greeter", nil, func(Progress) {})
+	var api *APIError
+	if !errors.As(err, &api) || api.Code != CodeUntrusted || api.Author != author || api.Exit != ExitRefused || api.HTTPStatus() != http.StatusForbidden {
+		t.Errorf("got %#v", err)
+	}
+}
+
+func TestClientScale(t *testing.T) {
+	c := answering(t, func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		switch r.URL.Path + " " + string(body) {
+		case "/v1/cells ":
+			io.WriteString(w, `{"cells":[{"cell":"greeter","want":3,"replicas":[{"id":4,"state":"alive"}]}]}`)
+		case `/v1/scale {"cell":"greeter","max":5}`, `/v1/stop {"cell":"greeter"}`:
+			io.WriteString(w, `{"cell":"greeter","max":5,"everywhere":true}`)
+		case `/v1/drain {"target":"greeter-1"}`:
+			io.WriteString(w, `{"step":"drain","text":"one left"}`)
+		case `/v1/drain {"target":"","undo":true}`:
+			io.WriteString(w, `{"error":{"code":"no_such_cell","message":"none"}}`)
+		default:
+			t.Errorf("asked for %s %s", r.URL.Path, body)
+		}
+	})
+	cells, err := c.Cells(t.Context())
+	if err != nil || len(cells) != 1 || cells[0].Want != 3 || len(cells[0].Replicas) != 1 || cells[0].Replicas[0].ID != 4 {
+		t.Errorf("cells: %+v, %v", cells, err)
+	}
+	five := 5
+	for _, ask := range []func() (Scaled, error){
+		func() (Scaled, error) { return c.Scale(t.Context(), ScaleRequest{Cell: "greeter", Max: &five}) },
+		func() (Scaled, error) { return c.Stop(t.Context(), "greeter") },
+	} {
+		if s, err := ask(); err != nil || s.Max != 5 || !s.Everywhere {
+			t.Errorf("got %+v, %v", s, err)
+		}
+	}
+	steps := 0
+	count := func(Progress) { steps++ }
+	if err := c.Drain(t.Context(), DrainRequest{Target: "greeter-1"}, count); err != nil || steps != 1 {
+		t.Errorf("drain: %v, %d steps", err, steps)
+	}
+	if err := c.Drain(t.Context(), DrainRequest{Undo: true}, count); !errors.Is(err, &APIError{Code: CodeNoCell}) || steps != 1 {
+		t.Errorf("undo: %v, %d steps", err, steps)
 	}
 }
 
