@@ -1,6 +1,7 @@
 package pulse
 
 import (
+	"bytes"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -60,7 +61,7 @@ func (p *Pulse) sign(o record.RowOffer, ttl time.Duration) {
 // that is counted has changed, or a measured number by more than a tenth.
 func differs(a, b record.RowOffer) bool {
 	x, y := a.Capacity, b.Capacity
-	if x.Room != y.Room || x.CPU != y.CPU || x.Memory != y.Memory || len(a.Cells) != len(b.Cells) || string(a.Member) != string(b.Member) ||
+	if x.Room != y.Room || x.CPU != y.CPU || x.Memory != y.Memory || len(a.Cells) != len(b.Cells) || !bytes.Equal(a.Member, b.Member) ||
 		far(x.CPUFree, y.CPUFree, x.CPU/10) || far(x.MemoryFree, y.MemoryFree, x.Memory/10) {
 		return true
 	}
@@ -70,7 +71,8 @@ func differs(a, b record.RowOffer) bool {
 	}
 	for _, d := range b.Cells {
 		c, ok := cells[d.Cell]
-		if !ok || c.Code != d.Code || c.Epoch != d.Epoch || c.Seq != d.Seq || far(c.Waiting, d.Waiting, 0) || replicasDiffer(c.Replicas, d.Replicas) {
+		if !ok || c.Code != d.Code || c.Epoch != d.Epoch || c.Seq != d.Seq || !bytes.Equal(c.Population, d.Population) ||
+			far(c.Waiting, d.Waiting, 0) || replicasDiffer(c.Replicas, d.Replicas) {
 			return true
 		}
 	}

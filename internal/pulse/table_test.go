@@ -173,6 +173,7 @@ func TestDiffers(t *testing.T) {
 		"a cell less":      {func(o *record.RowOffer, _ *record.RowReplica) { o.Cells = nil }, true},
 		"a replica less":   {func(o *record.RowOffer, _ *record.RowReplica) { o.Cells[0].Replicas = o.Cells[0].Replicas[1:] }, true},
 		"no membership":    {func(o *record.RowOffer, _ *record.RowReplica) { o.Member = nil }, true},
+		"a population":     {func(o *record.RowOffer, _ *record.RowReplica) { o.Cells[0].Population = []byte{1} }, true},
 		"another cell now": {func(o *record.RowOffer, _ *record.RowReplica) { o.Cells[0].Cell.Name = "ledger" }, true},
 	} {
 		o := offerOf(1)

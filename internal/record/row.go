@@ -26,11 +26,13 @@ const (
 //
 // Payload: [cpu, free cpu, memory, free memory, room, [cell, …], member], where
 //
-//	cell    = [author, name, code bool, epoch, seq, waiting, [replica, …]]
+//	cell    = [author, name, code bool, epoch, seq, waiting, [replica, …], population]
 //	replica = [id, generation, state, offered, shed, in flight, p99, cpu, memory]
 //
-// and member is a record or empty. It stands last, so that what changes from
-// row to row lies close together. Anybody may sign a row: see [Row.Counts].
+// and member and population are records or empty. They stand last, so that what
+// changes from row to row lies close together. A population is passed on unread:
+// whoever obeys it opens it with [OpenPopulation] first. Anybody may sign a row:
+// see [Row.Counts].
 type Row struct {
 	Header
 	Capacity Capacity
@@ -56,6 +58,11 @@ type RowCell struct {
 	Seq      uint64
 	Waiting  uint32 // requests held by callers here that know no replica
 	Replicas []RowReplica
+
+	// Population is the newest [Population] that the node has seen of the cell, in
+	// its bytes, or empty. Its form, its signature and whose cell it is about are
+	// unchecked.
+	Population []byte
 }
 
 // ReplicaState is where a replica is in its life. Values cross the wire: add at the end.
@@ -96,14 +103,15 @@ type rowPayload struct {
 }
 
 type rowCellPayload struct {
-	_        struct{} `cbor:",toarray"`
-	Author   identity.Key
-	Name     string
-	Code     bool
-	Epoch    uint64
-	Seq      uint64
-	Waiting  uint32
-	Replicas []RowReplica
+	_          struct{} `cbor:",toarray"`
+	Author     identity.Key
+	Name       string
+	Code       bool
+	Epoch      uint64
+	Seq        uint64
+	Waiting    uint32
+	Replicas   []RowReplica
+	Population []byte
 }
 
 // RowOffer is what a node puts into a row.
@@ -116,9 +124,11 @@ type RowOffer struct {
 	TTL      time.Duration // 0, or MinRowTTL to MaxRowTTL
 }
 
-// SignRow makes a row and checks it as a stranger would. Cells without
-// replicas and callers are left out, the last first, where the row would be
-// too long; the error wraps [ErrSize] where that is not enough.
+// SignRow makes a row and checks it as a stranger would. Where the row would be
+// too long it leaves out, the last first, cells without replicas and callers,
+// of these the ones with a population after the others, and then populations:
+// a node whose cells take turns at the front still tells all. The error wraps
+// [ErrSize] where that is not enough.
 func SignRow(node identity.Private, network identity.NetworkID, o RowOffer) (Row, error) {
 	h := Header{Domain: DomainRow, Network: network, Order: o.Order, Issued: o.Issued, TTL: o.TTL}
 	c := o.Capacity
@@ -126,7 +136,7 @@ func SignRow(node identity.Private, network identity.NetworkID, o RowOffer) (Row
 		Cells: make([]rowCellPayload, 0, len(o.Cells)), Member: o.Member}
 	for _, c := range o.Cells {
 		p.Cells = append(p.Cells, rowCellPayload{Author: c.Cell.Author, Name: string(c.Cell.Name), Code: c.Code,
-			Epoch: c.Epoch, Seq: c.Seq, Waiting: c.Waiting, Replicas: c.Replicas})
+			Epoch: c.Epoch, Seq: c.Seq, Waiting: c.Waiting, Replicas: c.Replicas, Population: c.Population})
 	}
 	for {
 		raw, err := Sign(node, h, p)
@@ -136,15 +146,35 @@ func SignRow(node identity.Private, network identity.NetworkID, o RowOffer) (Row
 		if err != nil && !errors.Is(err, ErrSize) {
 			return Row{}, err
 		}
-		idle := len(p.Cells) - 1
-		for idle >= 0 && (len(p.Cells[idle].Replicas) > 0 || p.Cells[idle].Waiting > 0) {
-			idle--
+		n, ok := len(p.Cells), false
+		if p.Cells, ok = shorten(p.Cells); !ok {
+			return Row{}, fmt.Errorf("%w: row of %d cells", ErrSize, n)
 		}
-		if idle < 0 {
-			return Row{}, fmt.Errorf("%w: row of %d cells", ErrSize, len(p.Cells))
-		}
-		p.Cells = append(p.Cells[:idle], p.Cells[idle+1:]...)
 	}
+}
+
+// shorten leaves out what others miss least, and reports whether there was any.
+func shorten(cells []rowCellPayload) ([]rowCellPayload, bool) {
+	idle := func(c rowCellPayload) bool { return len(c.Replicas) == 0 && c.Waiting == 0 }
+	told := func(c rowCellPayload) bool { return len(c.Population) > 0 }
+	last := func(is func(rowCellPayload) bool) int {
+		i := len(cells) - 1
+		for i >= 0 && !is(cells[i]) {
+			i--
+		}
+		return i
+	}
+	i := last(func(c rowCellPayload) bool { return idle(c) && !told(c) })
+	if i < 0 {
+		i = last(idle)
+	}
+	if i >= 0 {
+		return append(cells[:i], cells[i+1:]...), true
+	}
+	if i = last(told); i >= 0 {
+		cells[i].Population = nil
+	}
+	return cells, i >= 0
 }
 
 // OpenRow checks a row's size, form, network, signature, freshness at now and,
@@ -199,9 +229,12 @@ func openRowCells(in []rowCellPayload) ([]RowCell, error) {
 			return nil, fmt.Errorf("%w: row: %v", ErrMalformed, err)
 		}
 		c := RowCell{Cell: identity.Cell{Author: p.Author, Name: name}, Code: p.Code,
-			Epoch: p.Epoch, Seq: p.Seq, Waiting: p.Waiting, Replicas: p.Replicas}
+			Epoch: p.Epoch, Seq: p.Seq, Waiting: p.Waiting, Replicas: p.Replicas, Population: p.Population}
 		if seen[c.Cell] || p.Author.IsZero() || len(p.Replicas) > MaxRowReplicas {
 			return nil, fmt.Errorf("%w: row with %s twice, of no author or with %d replicas", ErrMalformed, name, len(p.Replicas))
+		}
+		if len(p.Population) > MaxPopulationSize {
+			return nil, fmt.Errorf("%w: row with a population of %d bytes for %s", ErrMalformed, len(p.Population), name)
 		}
 		seen[c.Cell] = true
 		ids := make(map[uint64]bool, len(p.Replicas))

@@ -23,7 +23,8 @@ func rowOffer(t testing.TB) RowOffer {
 	return RowOffer{
 		Capacity: Capacity{CPU: 8000, CPUFree: 6500, Memory: 16384, MemoryFree: 9000, Room: 6},
 		Cells: []RowCell{
-			{Cell: hello, Code: true, Epoch: 1, Seq: 3, Replicas: []RowReplica{replica(1), replica(2)}},
+			{Cell: hello, Code: true, Epoch: 1, Seq: 3, Replicas: []RowReplica{replica(1), replica(2)},
+				Population: population(t, author, nil).Raw},
 			{Cell: identity.Cell{Author: author.Public(), Name: "ledger"}, Code: true, Epoch: 1, Seq: 1, Waiting: 2},
 		},
 		Member: m.Raw, Order: Order{1_700_000_000_000, 7}, Issued: epoch, TTL: 10 * time.Second,
@@ -110,6 +111,41 @@ func TestSignRowShedsIdleCells(t *testing.T) {
 	}
 }
 
+// A stopped cell is idle, and others must hear of it all the same.
+func TestSignRowShedsPopulationsLast(t *testing.T) {
+	full := bytes.Repeat([]byte{7}, MaxPopulationSize)
+	o := rowOffer(t)
+	o.Cells = []RowCell{{Cell: identity.Cell{Author: author.Public(), Name: "stopped"}, Population: full}}
+	for i := range 2 * MaxRowCells {
+		o.Cells = append(o.Cells, RowCell{Cell: identity.Cell{Author: author.Public(), Name: identity.Name(fmt.Sprintf("idle-%d", i))}, Code: true})
+	}
+	o.Cells = append(o.Cells, RowCell{Cell: hello, Replicas: []RowReplica{replica(1)}, Population: full},
+		RowCell{Cell: identity.Cell{Author: author.Public(), Name: "last"}, Population: full})
+	r, err := SignRow(node, net0, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.Cells); n < 4 || r.Cells[0].Cell.Name != "stopped" || r.Cells[n-2].Cell != hello || r.Cells[n-1].Cell.Name != "last" ||
+		len(r.Cells[0].Population) == 0 || len(r.Cells[n-2].Population) == 0 || len(r.Cells[n-1].Population) == 0 {
+		t.Errorf("kept %d cells: %+v", n, r.Cells)
+	}
+
+	o.Cells = nil
+	for i := range 8 {
+		o.Cells = append(o.Cells, RowCell{Cell: identity.Cell{Author: author.Public(), Name: identity.Name(fmt.Sprintf("busy-%d", i))},
+			Replicas: []RowReplica{replica(1)}, Population: full})
+	}
+	if r, err = SignRow(node, net0, o); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Cells) != 8 || len(r.Cells[0].Population) == 0 || len(r.Cells[7].Population) != 0 || len(r.Cells[7].Replicas) != 1 {
+		t.Errorf("kept %+v", r.Cells)
+	}
+	if len(o.Cells[7].Population) == 0 {
+		t.Error("the offer of the caller has changed")
+	}
+}
+
 func TestOpenRowRefuses(t *testing.T) {
 	good := row(t, nil)
 	_, m := certs(t)
@@ -130,7 +166,7 @@ func TestOpenRowRefuses(t *testing.T) {
 		t.Fatalf("the row that the cases change: %v", err)
 	}
 	flip := bytes.Clone(good.Raw)
-	flip[len(flip)-300] ^= 1
+	flip[len(flip)-10] ^= 1 // within the membership
 	for name, c := range map[string]struct {
 		raw  []byte
 		at   time.Time
@@ -150,6 +186,7 @@ func TestOpenRowRefuses(t *testing.T) {
 		"33 cells":               {payload(func(p *rowPayload) { p.Cells = make([]rowCellPayload, 33) }), epoch, ErrMalformed},
 		"bad name":               {payload(func(p *rowPayload) { p.Cells[0].Name = "A B" }), epoch, ErrMalformed},
 		"no author":              {payload(func(p *rowPayload) { p.Cells[0].Author = identity.Key{} }), epoch, ErrMalformed},
+		"population too long":    {payload(func(p *rowPayload) { p.Cells[0].Population = make([]byte, MaxPopulationSize+1) }), epoch, ErrMalformed},
 		"replica twice":          {payload(func(p *rowPayload) { p.Cells[0].Replicas = []RowReplica{replica(1), replica(1)} }), epoch, ErrMalformed},
 		"no state":               {payload(func(p *rowPayload) { p.Cells[0].Replicas[0].State = 0 }), epoch, ErrMalformed},
 		"unknown state":          {payload(func(p *rowPayload) { p.Cells[0].Replicas[0].State = 6 }), epoch, ErrMalformed},
@@ -247,7 +284,7 @@ func FuzzOpenRow(f *testing.F) {
 
 // Signatures keep the fuzzer of whole rows away from the payload.
 func FuzzRowPayload(f *testing.F) {
-	for _, cells := range [][]rowCellPayload{nil, {{Author: author.Public(), Name: "greeter", Replicas: []RowReplica{replica(1)}}}} {
+	for _, cells := range [][]rowCellPayload{nil, {{Author: author.Public(), Name: "greeter", Replicas: []RowReplica{replica(1)}, Population: population(f, author, nil).Raw}}} {
 		b, err := encoding.Marshal(rowPayload{Cells: cells})
 		if err != nil {
 			f.Fatal(err)
