@@ -1,6 +1,7 @@
 package pulse
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -320,6 +321,32 @@ func TestChangeAndNoise(t *testing.T) {
 		}
 		if rows := a.Own().Order.Sequence - before.Sequence; rows < 2 || rows > 5 {
 			t.Errorf("100 changes in 200 ms made %d rows", rows)
+		}
+	})
+}
+
+// Who stops a cell waits for it: an operator's word is not held until the
+// refresh, and arrives as it was signed.
+func TestPopulationIsToldAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 4, Latency: sim.LAN})
+		w.mesh(3, everybody)
+		time.Sleep(5*time.Second + 100*time.Millisecond)
+		for i, stopped := range []bool{false, true} {
+			p, err := record.SignPopulation(colony, testNet.ID(), record.PopulationOffer{Cell: hello, Min: 2, Max: 9, Stopped: stopped,
+				Order: record.Order{Incarnation: 1, Sequence: uint64(i)}, Issued: time.Now(), TTL: time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.nodes[0].say(func(o *record.RowOffer) { o.Cells[0].Population = p.Raw })
+			time.Sleep(minGap + 10*time.Millisecond)
+			for _, n := range w.nodes[1:] {
+				for _, s := range n.Rows() {
+					if s.Row.Node() == w.nodes[0].Own().Node() && !bytes.Equal(s.Row.Cells[0].Population, p.Raw) {
+						t.Errorf("stopped %v: node %d holds %x", stopped, n.i, s.Row.Cells[0].Population)
+					}
+				}
+			}
 		}
 	})
 }

@@ -15,7 +15,7 @@ const DomainRow = "row"
 const (
 	MinRowTTL      = 3 * time.Second
 	MaxRowTTL      = 60 * time.Second
-	MaxRowSize     = MaxSize // bytes: about 60 replicas of 4 cells
+	MaxRowSize     = MaxSize // bytes: about 60 replicas of 4 cells, 25 where each has a population
 	MaxRowCells    = 32
 	MaxRowReplicas = 32 // of one cell
 )
