@@ -85,6 +85,22 @@ func (s *Store) askRecord(ctx context.Context, seed Seed, c identity.Cell, want 
 	return s.check(parcel{Spore: a.Spore, Grants: a.Grants}, c, want)
 }
 
+// askHead asks a seed for the highest record that it has seen of a cell, or that
+// is called version. Whether it still holds, and fits here, does not matter.
+func (s *Store) askHead(ctx context.Context, seed Seed, c identity.Cell, version string) (record.Spore, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // resets the stream
+	_, a, err := s.ask(ctx, seed, request{Op: opHead, Author: c.Author[:], Name: string(c.Name), Version: version})
+	if err != nil {
+		return record.Spore{}, err
+	}
+	p, err := record.ParseSpore(a.Spore)
+	if err == nil && p.Cell != c {
+		err = record.ErrCell
+	}
+	return p, err
+}
+
 // check verifies a record that came from elsewhere.
 func (s *Store) check(p parcel, c identity.Cell, want string) (Release, error) {
 	now := time.Now()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -205,7 +204,7 @@ func (f *fetch) fromSeeds(ctx context.Context, seeds []Seed, cached Release) (Re
 		}
 		best.tried = true
 		if best.release.Spore.Order() == cached.Spore.Order() {
-			return cached, nil
+			return f.store.regrant(cached, best.release.Grants)
 		}
 		r, err := f.copy(ctx, best.release, best.seed.source(), func(dir string) error {
 			return f.store.askPack(ctx, best.seed, best.release.Spore, dir)
@@ -279,43 +278,15 @@ func (f *fetch) fromMirror(ctx context.Context, url string, cached Release) (Rel
 	if err != nil {
 		return none(err)
 	}
-	var releases []Release
-	for _, t := range tags {
-		r, err := f.store.check(parcel{Spore: t.raw}, f.cell, f.want)
-		if errors.Is(err, ErrFork) {
-			return none(err)
-		}
-		if err != nil {
-			f.refuse(url, record.Spore{}, fmt.Errorf("tag %d: %w", t.seq, err))
-			continue
-		}
-		if r.Spore.Seq != t.seq { // somebody renamed it
-			f.refuse(url, r.Spore, fmt.Errorf("%w: tag %d is release %d", record.ErrMalformed, t.seq, r.Spore.Seq))
-			continue
-		}
-		releases = append(releases, r)
+	releases, err := f.store.signed(tags, f.cell, f.want, nil, func(p record.Spore, err error) { f.refuse(url, p, err) })
+	if err != nil {
+		return none(err)
 	}
-	slices.SortStableFunc(releases, func(a, b Release) int { return b.Spore.Order().Compare(a.Spore.Order()) })
 	for _, r := range releases {
 		if r.Spore.Order() == cached.Spore.Order() {
 			return cached, nil
 		}
-		commit, err := parseID(r.Spore.Commit)
-		if err != nil {
-			return none(err)
-		}
-		got, err := f.copy(ctx, r, url, func(dir string) error {
-			packed := filepath.Join(tmp, fmt.Sprintf("%d.pack", r.Spore.Seq))
-			if err := f.store.packCommit(ctx, repo, commit, packed); err != nil {
-				return err
-			}
-			in, err := os.Open(packed)
-			if err != nil {
-				return err
-			}
-			defer in.Close()
-			return receive(in, r.Spore, f.store.conf.Limits, dir)
-		})
+		got, err := f.copy(ctx, r, url, func(dir string) error { return f.store.receiveFrom(ctx, repo, r.Spore, dir) })
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrFork) {
 			return got, err
 		}

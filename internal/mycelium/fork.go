@@ -28,6 +28,15 @@ func (f *Fork) Error() string {
 // Unwrap returns ErrFork.
 func (f *Fork) Unwrap() error { return ErrFork }
 
+// contradict reports whether two releases of a cell show two histories: they
+// have one number, or the later of two neighbours follows another one.
+func contradict(a, b record.Spore) bool {
+	if a.Order().Compare(b.Order()) > 0 {
+		a, b = b, a
+	}
+	return a.Order() == b.Order() && a.Hash() != b.Hash() || a.Epoch == b.Epoch && b.Seq == a.Seq+1 && b.Prev != a.Hash()
+}
+
 func (s *Store) forkFile(c identity.Cell) string { return filepath.Join(s.cellDir(c), "fork") }
 
 // keepFork keeps the first proof against an author that this node has met.

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// ErrNoGit says that there is no git command, which publishing and mirrors need.
+// ErrNoGit says that there is no git command, which publishing, mirrors and folders need.
 var ErrNoGit = errors.New("there is no git command")
 
 const (
@@ -53,7 +53,8 @@ func (g git) command(ctx context.Context, dir string, own bool, args ...string) 
 	}
 	cmd := exec.CommandContext(ctx, path, append(all, args...)...)
 	cmd.Dir = dir
-	cmd.Env = []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_LAZY_FETCH=1", "LC_ALL=C"}
+	cmd.Env = []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_LAZY_FETCH=1", "LC_ALL=C",
+		"GIT_ALLOW_PROTOCOL=none"} // mirrors say which
 	if own {
 		for _, v := range os.Environ() {
 			if !strings.HasPrefix(v, "GIT_") && !strings.HasPrefix(v, "LC_") {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cell.network/cell/internal/record"
 )
 
 // install moves a verified release from quarantine to its place. Its file under
@@ -40,6 +42,43 @@ func (s *Store) install(r Release, dir, want string) (Release, error) {
 	i := slices.IndexFunc(s.cells[r.Spore.Cell].releases, func(o Release) bool { return o.Spore.Order() == r.Spore.Order() })
 	r = s.cells[r.Spore.Cell].releases[i]
 	r.Source = source
+	return r, nil
+}
+
+// regrant adds grants that came later to an installed release. A newer one
+// replaces an older one for the same.
+func (s *Store) regrant(r Release, grants []record.Grant) (Release, error) {
+	s.installing.Lock()
+	defer s.installing.Unlock()
+	hash := r.Spore.Hash()
+	r, ok := s.find(r.Spore.Cell, "", hash[:])
+	if !ok {
+		return Release{}, fmt.Errorf("keep grants: %w", ErrNone)
+	}
+	all, better := slices.Clone(r.Grants), false
+	for _, g := range grants {
+		i := slices.IndexFunc(all, func(h record.Grant) bool { return h.Name == g.Name })
+		switch {
+		case i >= 0 && g.Order.Compare(all[i].Order) > 0:
+			all[i], better = g, true
+		case i < 0 && len(all) < MaxGrants:
+			all, better = append(all, g), true
+		}
+	}
+	if !better {
+		return r, nil
+	}
+	r.Grants = all
+	text, err := encoding.Marshal(r.parcel())
+	if err == nil {
+		err = replaceFile(s.releaseFile(r.Spore), text)
+	}
+	if err != nil {
+		return Release{}, fmt.Errorf("keep grants: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shelveLocked(r)
 	return r, nil
 }
 

@@ -84,10 +84,10 @@ var sourceFiles = map[string]string{
 	"scripts/notascript.c": "#!/bin/sh\n", // content of a program, as a file
 }
 
-// template is a work tree with one commit, made once.
+// template is work trees that are made once, and copied.
 var template struct {
 	once sync.Once
-	dir  string
+	dir  string // removed at the end
 }
 
 // newWork makes a work tree with one commit.
@@ -100,10 +100,19 @@ func newWork(t testing.TB) string {
 			t.Fatal(err)
 		}
 		template.dir = dir
-		makeWork(t, dir)
+		work := filepath.Join(dir, "work")
+		if err := os.Mkdir(work, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		makeWork(t, work)
 	})
+	return copyWork(t, "work")
+}
+
+func copyWork(t testing.TB, name string) string {
+	t.Helper()
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(template.dir)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(template.dir, name))); err != nil {
 		t.Fatal(err)
 	}
 	return dir

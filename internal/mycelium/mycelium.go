@@ -14,21 +14,21 @@
 // order, the commit, its trees in the order of a walk from the top, and each
 // content once in the order of paths. It is checked object by object while it
 // comes, by this package alone: git never reads what came from a peer before
-// all of it has been verified. Only publishing and mirrors need git installed.
+// all of it has been verified. Only publishing, mirrors and folders need git installed.
 //
 // Protocol /cell/<16 hex>/spore/1: one request and one answer a stream, each
 // 4 bytes of length, big endian, and one CBOR map with small integers as keys,
 // of which unknown ones are ignored:
 //
 //	request, at most [MaxRequest] bytes
-//	  1  uint      op: 1 record, 2 pack
+//	  1  uint      op: 1 record, 2 pack, 3 head
 //	  2  bytes 32  author
 //	  3  text      name
-//	  4  text      record: only a release that is called so; absent: any
-//	  5  bytes 32  SHA-256 of the record; absent in op 1: the newest
+//	  4  text      record, head: only a release that is called so; absent: any
+//	  5  bytes 32  SHA-256 of the record; absent in op 1: the newest; not in op 3
 //	answer, at most [MaxAnswer] bytes
 //	  1  uint      0 ok · 1 there is none · 2 busy, ask another
-//	  2  bytes     record: the release's record
+//	  2  bytes     record: the release's record; head: the highest ever seen, which may have expired
 //	  3  [bytes]   record: the author's grants that go with it, at most [MaxGrants]
 //	  4  uint      pack: bytes of the pack, which follows the answer
 //

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -48,14 +46,19 @@ type Publication struct {
 	Life    time.Duration // default record.DefaultSporeLife
 	MinSeq  uint64        // releases below it are withdrawn; default: as the one before
 	Grants  [][]byte      // raw grants of the author that travel with the release, at most MaxGrants
+
+	// Seeds finds who has releases of the cell already, which the author may
+	// have published from another machine. Nil: nobody is asked.
+	Seeds func(context.Context) []Seed
 }
 
 // Publish signs the commit that is checked out in dir as a release and installs
 // it here. Nothing that is not committed is ever part of one: such changes are
-// a [Dirty] error. The release's number is one above all that are known here
-// and from the tags in dir; whoever publishes from several machines has to
-// fetch, or pull the tags, first. The signed tag is written into dir's
-// repository too, for the author to push to mirrors.
+// a [Dirty] error. The release's number is one above all that are known here,
+// from the tags in dir and to the seeds that answer within some seconds. A
+// version that one of these has for other files is an [ErrVersion], and where
+// two of them contradict each other the error is a [Fork]. The signed tag is
+// written into dir's repository too, for the author to push to mirrors.
 func (s *Store) Publish(ctx context.Context, dir string, p Publication) (Release, error) {
 	fail := func(err error) (Release, error) { return Release{}, fmt.Errorf("publish %s: %w", p.Name, err) }
 	if p.Author.IsZero() {
@@ -83,13 +86,18 @@ func (s *Store) Publish(ctx context.Context, dir string, p Publication) (Release
 		return fail(err)
 	}
 	cell := identity.Cell{Author: p.Author.Public(), Name: p.Name}
-	last, used, err := s.published(ctx, dir, cell)
+	before, used, err := s.history(ctx, dir, cell, p)
+	var fork *Fork
+	if errors.As(err, &fork) {
+		err = errors.Join(err, s.keepFork(fork))
+	}
+	if err == nil {
+		err = before.free(p.Version, got.tree)
+	}
 	if err != nil {
 		return fail(err)
 	}
-	if r, ok := s.find(cell, p.Version, nil); ok && r.Spore.Tree != got.tree {
-		return fail(fmt.Errorf("%w: release %d is called %s and holds something else", ErrVersion, r.Spore.Seq, p.Version))
-	}
+	last := before.last()
 	spore := record.Spore{
 		Cell: cell, Epoch: last.Epoch, Seq: used + 1, MinSeq: max(p.MinSeq, last.MinSeq), Version: p.Version, Commit: commit.String(),
 		Tree: got.tree, Size: got.size, Files: got.files, Serve: p.Serve, Issued: time.Now(), Expires: time.Now().Add(p.Life),
@@ -118,8 +126,8 @@ func (s *Store) Publish(ctx context.Context, dir string, p Publication) (Release
 	return r, nil
 }
 
-// checkedOut returns the commit of a clean work tree.
-func (s *Store) checkedOut(ctx context.Context, dir string) (objectID, error) {
+// head returns the commit that is checked out in the top folder of a work tree.
+func (s *Store) head(ctx context.Context, dir string) (objectID, error) {
 	if dir == "" {
 		return objectID{}, ErrNoRepository
 	}
@@ -134,6 +142,15 @@ func (s *Store) checkedOut(ctx context.Context, dir string) (objectID, error) {
 	if len(f) != 3 || f[1] != "sha1" || !sameDir(f[0], dir) {
 		return objectID{}, fmt.Errorf("%w: %s", ErrNoRepository, dir)
 	}
+	return parseID(f[2])
+}
+
+// checkedOut returns the commit of a clean work tree.
+func (s *Store) checkedOut(ctx context.Context, dir string) (objectID, error) {
+	commit, err := s.head(ctx, dir)
+	if err != nil {
+		return objectID{}, err
+	}
 	status, err := s.git.run(ctx, dir, true, nil, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignore-submodules=none", "--no-renames")
 	if err != nil && !errors.Is(err, ErrTooBig) {
 		return objectID{}, err
@@ -147,7 +164,7 @@ func (s *Store) checkedOut(ctx context.Context, dir string) (objectID, error) {
 	if len(dirty.Files) > 0 || err != nil {
 		return objectID{}, &dirty
 	}
-	return parseID(f[2])
+	return commit, nil
 }
 
 func sameDir(a, b string) bool {
@@ -190,70 +207,6 @@ func (s *Store) packCommit(ctx context.Context, repo string, commit objectID, fi
 		return err
 	}
 	return out.Close()
-}
-
-// published finds the author's last release, and the highest number that any
-// tag has, here and in a repository of his.
-func (s *Store) published(ctx context.Context, dir string, c identity.Cell) (last record.Spore, used uint64, err error) {
-	last, _ = s.Head(c)
-	tags, err := s.tags(ctx, dir, c)
-	if err != nil {
-		return last, 0, err
-	}
-	used = last.Seq
-	for _, t := range tags {
-		used = max(used, t.seq)
-		if p, err := record.ParseSpore(t.raw); err == nil && p.Cell == c && p.Order().Compare(last.Order()) > 0 {
-			last = p
-		}
-	}
-	return last, max(used, last.Seq), nil
-}
-
-// tagged is a tag that has the name of a release.
-type tagged struct {
-	seq uint64
-	raw []byte // empty where it is no annotated tag, or too long
-}
-
-// maxTags is how many tags of one cell are looked at.
-const maxTags = 1000
-
-// tags lists a cell's tags in a repository.
-func (s *Store) tags(ctx context.Context, dir string, c identity.Cell) ([]tagged, error) {
-	prefix := "refs/tags/cell/" + string(c.Name) + "/"
-	out, err := s.git.run(ctx, dir, false, nil, "for-each-ref", "--format=%(objecttype) %(refname)", fmt.Sprintf("--count=%d", maxTags), "--sort=-version:refname", prefix)
-	if err != nil {
-		return nil, err
-	}
-	b, err := s.git.newBatch(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
-	var all []tagged
-	for line := range strings.Lines(out) {
-		typ, ref, _ := strings.Cut(strings.TrimSpace(line), " ")
-		seq, err := strconv.ParseUint(path.Base(ref), 10, 63)
-		if err != nil || ref != prefix+strconv.FormatUint(seq, 10) {
-			continue
-		}
-		t := tagged{seq: seq}
-		if typ == "tag" {
-			size, r, err := b.named(ref, "tag")
-			if err != nil {
-				return nil, err
-			}
-			if size <= record.MaxSpore {
-				t.raw = make([]byte, size)
-				if _, err := io.ReadFull(r, t.raw); err != nil {
-					return nil, err
-				}
-			}
-		}
-		all = append(all, t)
-	}
-	return all, nil
 }
 
 // tag writes a release's tag into the author's repository.

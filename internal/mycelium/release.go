@@ -31,7 +31,7 @@ type Release struct {
 	Spore  record.Spore
 	Grants []record.Grant // the author's, valid when they came
 	Dir    string         // the files; read-only, and shared by releases with the same tree
-	Source string         // where it came from: "cache", "seed z6Mk…", a mirror's URL or "author"
+	Source string         // where it came from: "cache", "seed z6Mk…", a mirror's URL, "folder" or "author"
 	Bytes  int64          // of the pack
 }
 
@@ -80,8 +80,7 @@ func (b *shelf) admit(s record.Spore, want string) error {
 		return nil
 	}
 	switch c := s.Order().Compare(b.head.Order()); {
-	case c == 0 && s.Hash() != b.head.Hash(),
-		c > 0 && s.Epoch == b.head.Epoch && s.Seq == b.head.Seq+1 && s.Prev != b.head.Hash():
+	case c >= 0 && contradict(b.head, s):
 		return &Fork{b.head, s}
 	case c >= 0:
 		return nil
@@ -197,6 +196,16 @@ func (s *Store) Head(c identity.Cell) (record.Spore, bool) {
 		return record.Spore{}, false
 	}
 	return b.head, b.head.Seq > 0
+}
+
+// seen returns the highest record of a cell that was ever installed, or that of
+// the highest installed release that is called version.
+func (s *Store) seen(c identity.Cell, version string) (record.Spore, bool) {
+	if version == "" {
+		return s.Head(c)
+	}
+	r, ok := s.find(c, version, nil)
+	return r.Spore, ok
 }
 
 // find returns an installed release: that with the given hash, or else the

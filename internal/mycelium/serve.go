@@ -59,11 +59,21 @@ func (s *Store) respond(stream network.Stream) error {
 	if err != nil {
 		return err
 	}
+	if s.conf.Offer != nil && !s.conf.Offer(r.cell()) {
+		return writeMessage(stream, answer{Code: codeNone})
+	}
+	if r.Op == opHead {
+		p, ok := s.seen(r.cell(), r.Version)
+		if !ok {
+			return writeMessage(stream, answer{Code: codeNone})
+		}
+		return writeMessage(stream, answer{Spore: p.Raw})
+	}
 	release, ok := s.find(r.cell(), r.Version, r.Hash)
 	if ok { // neither what has expired nor what the author has withdrawn
 		ok = release.Spore.Check(time.Now()) == nil && s.admit(release.Spore, release.Spore.Version) == nil
 	}
-	if !ok || s.conf.Offer != nil && !s.conf.Offer(r.cell()) {
+	if !ok {
 		return writeMessage(stream, answer{Code: codeNone})
 	}
 	if r.Op == opRecord {

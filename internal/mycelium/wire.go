@@ -26,6 +26,7 @@ type op uint8
 const (
 	opRecord op = 1
 	opPack   op = 2
+	opHead   op = 3
 )
 
 type code uint8
@@ -85,7 +86,7 @@ func parseRequest(b []byte) (request, error) {
 	if err := decoding.Unmarshal(b, &r); err != nil {
 		return r, fmt.Errorf("%w: request: %v", errWire, err)
 	}
-	if r.Op < opRecord || r.Op > opPack || len(r.Author) != identity.KeySize ||
+	if r.Op < opRecord || r.Op > opHead || len(r.Author) != identity.KeySize ||
 		len(r.Hash) != 0 && len(r.Hash) != 32 || r.Op == opPack && len(r.Hash) == 0 {
 		return r, fmt.Errorf("%w: request %d with an author of %d bytes and a hash of %d", errWire, r.Op, len(r.Author), len(r.Hash))
 	}

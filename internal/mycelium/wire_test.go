@@ -22,6 +22,7 @@ var wireRequests = []request{
 	{Op: opRecord, Author: greeter.Author[:], Name: "greeter"},
 	{Op: opRecord, Author: greeter.Author[:], Name: "greeter", Version: "1.4.0"},
 	{Op: opPack, Author: greeter.Author[:], Name: "greeter", Hash: bytes.Repeat([]byte{7}, 32)},
+	{Op: opHead, Author: greeter.Author[:], Name: "greeter", Version: "1.4.0"},
 }
 
 var wireAnswers = []answer{{}, {Code: codeBusy}, {Spore: []byte("object"), Grants: [][]byte{{1}, {2}}}, {Size: 1 << 40}}
