@@ -135,12 +135,15 @@ func (m *Mesh) watch(cell identity.Cell) (*watcher, error) {
 		w.known[e.Node] = true
 	}
 	w.search = m.searches[cell]
-	if w.search == nil && !n.answered(known, now, m.cfg) {
-		s, err := m.beginLocked(cell)
+	if w.search == nil && !now.Before(n.due(known, m.cfg)) {
+		s, err := m.beginLocked(cell, known)
 		if err != nil && len(known) == 0 {
 			return nil, err
 		}
 		w.search = s
+	}
+	if w.search != nil {
+		w.search.awaited = true
 	}
 	if m.watchers[cell] == nil {
 		m.watchers[cell] = make(map[*watcher]struct{})
@@ -149,12 +152,12 @@ func (m *Mesh) watch(cell identity.Cell) (*watcher, error) {
 	return w, nil
 }
 
-// answered reports whether the last search is recent enough to stand for a new one.
-func (n *name) answered(known []Endpoint, now time.Time, c Config) bool {
+// due returns until when the last search stands for a new one.
+func (n *name) due(known []Endpoint, c Config) time.Time {
 	if len(known) > 0 {
-		return now.Sub(n.searched) < c.Fresh
+		return n.searched.Add(c.Fresh)
 	}
-	return now.Sub(n.missed) < c.Negative
+	return n.missed.Add(c.Negative)
 }
 
 func (m *Mesh) unwatch(w *watcher) {

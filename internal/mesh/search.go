@@ -14,16 +14,18 @@ import (
 type search struct {
 	cell    identity.Cell
 	started time.Time
-	heard   int // usable leases that came over the LAN meanwhile
+	known   int  // endpoints at the start
+	awaited bool // by a Discover, and not just due
+	heard   int  // usable leases that came over the LAN meanwhile
 	done    bool
 	reasons []TierReason // of the tiers that found nobody
 }
 
-func (m *Mesh) beginLocked(cell identity.Cell) (*search, error) {
+func (m *Mesh) beginLocked(cell identity.Cell, known []Endpoint) (*search, error) {
 	if len(m.searches) >= maxSearches {
 		return nil, ErrBusy
 	}
-	s := &search{cell: cell, started: time.Now()}
+	s := &search{cell: cell, started: time.Now(), known: len(known)}
 	if !m.spawnLocked(func() { m.run(s) }) {
 		return nil, ErrStopped
 	}
@@ -52,15 +54,17 @@ func (m *Mesh) run(s *search) {
 	found := m.endpointsLocked(s.cell, now)
 	if n := m.table.names[s.cell]; n != nil {
 		n.searched, n.reasons = now, s.reasons
+		n.glimpse.until = time.Time{} // the time of the next search is known
 		if len(found) == 0 {
 			n.missed = now
 		}
 	}
+	awaited := s.awaited
 	m.wakeLocked(s.cell)
 	m.mu.Unlock()
 
-	if m.ctx.Err() != nil {
-		return // cut short: no result to speak of
+	if m.ctx.Err() != nil || !awaited && len(found) == s.known {
+		return // cut short, or in the background and nothing new: no result to speak of
 	}
 	took := now.Sub(s.started)
 	e := Event{Kind: "discover", Cell: s.cell, Data: map[string]any{"found": len(found), "took_ms": took.Milliseconds()}}

@@ -26,6 +26,7 @@ const (
 // table is the merging of leases: who serves what, as far as is known. It is
 // pure: no goroutine, no lock, and the time is an argument.
 type table struct {
+	version      uint64 // rises with whatever may change the endpoints of a cell, other than time
 	floor        record.Floor
 	wanted       record.Floor // of cells that somebody asked for: strangers' leases push nothing out of it
 	names        map[identity.Cell]*name
@@ -44,6 +45,7 @@ type name struct {
 	searched time.Time // when a search last ended well
 	missed   time.Time // when a search last ended in vain, unless a lease came since
 	reasons  []TierReason
+	glimpse  glimpse
 }
 
 // entry is what is known of one node that serves a cell.
@@ -74,6 +76,7 @@ func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
 	if _, err := t.floor.Admit(l); err != nil {
 		return ordered
 	}
+	t.version++ // the grant alone may end the leases of others
 	n := t.names[l.Cell]
 	var e *entry
 	if n != nil {
@@ -209,6 +212,7 @@ func (t *table) forget(cell identity.Cell, node identity.Key, now time.Time) boo
 	if n == nil || n.nodes[node] == nil || n.nodes[node].spent {
 		return false
 	}
+	t.version++
 	n.nodes[node].spent = true
 	n.lose(fmt.Sprintf("%s did not answer for it", node.Short()), now)
 	return true
