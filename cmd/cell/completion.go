@@ -45,31 +45,51 @@ const completeWait = 500 * time.Millisecond
 
 // completeCells offers the cells on this host.
 func (a *app) completeCells(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.offer(prefix, func(r node.Replica) []string {
-		name, _, _ := strings.Cut(r.Cell, "@")
-		return []string{name}
-	})
+	return a.offerReplicas(args, prefix, func(r node.Replica) []string { return []string{bareName(r.Cell)} })
+}
+
+// completeReplicas offers the replicas on this host and their cells.
+func (a *app) completeReplicas(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return a.offerReplicas(args, prefix, func(r node.Replica) []string { return []string{bareName(r.Cell), r.ID} })
 }
 
 // completeMethods offers the methods of the cells on this host.
 func (a *app) completeMethods(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.offer(prefix, func(r node.Replica) []string {
-		name, _, _ := strings.Cut(r.Cell, "@")
+	return a.offerReplicas(args, prefix, func(r node.Replica) []string {
 		out := methods(r)
 		for i, m := range out {
-			out[i] = name + "/" + m
+			out[i] = bareName(r.Cell) + "/" + m
 		}
 		return out
 	})
 }
 
-func (a *app) offer(prefix string, words func(node.Replica) []string) ([]string, cobra.ShellCompDirective) {
+// completeKnown offers the cells that the node knows, wherever they run.
+func (a *app) completeKnown(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(args, prefix, func(ctx context.Context, client *node.Client) (words []string, err error) {
+		list, err := client.Cells(ctx)
+		for _, c := range list {
+			words = append(words, bareName(c.Cell))
+		}
+		return words, err
+	})
+}
+
+func (a *app) offerReplicas(args []string, prefix string, of func(node.Replica) []string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(args, prefix, func(ctx context.Context, client *node.Client) (words []string, err error) {
+		replicas, err := client.Replicas(ctx)
+		for _, r := range replicas {
+			words = append(words, of(r)...)
+		}
+		return words, err
+	})
+}
+
+// offer completes a command's only name.
+func (a *app) offer(args []string, prefix string, from func(context.Context, *node.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	client, err := a.dial()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -77,18 +97,22 @@ func (a *app) offer(prefix string, words func(node.Replica) []string) ([]string,
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), completeWait)
 	defer cancel()
-	replicas, err := client.Replicas(ctx)
+	words, err := from(ctx, client)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []string
-	for _, r := range replicas {
-		for _, w := range words(r) {
-			if w = clean(w); strings.HasPrefix(w, prefix) {
-				out = append(out, w)
-			}
+	for _, w := range words {
+		if w = clean(w); strings.HasPrefix(w, prefix) {
+			out = append(out, w)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out), cobra.ShellCompDirectiveNoFileComp
+}
+
+// bareName is the name in name@author.
+func bareName(cell string) string {
+	name, _, _ := strings.Cut(cell, "@")
+	return name
 }

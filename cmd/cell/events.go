@@ -115,8 +115,7 @@ func (a *app) event(e journal.Event) error {
 
 // concerns reports whether an event is about a cell, given as name or name@author.
 func concerns(e journal.Event, cell string) bool {
-	name, _, _ := strings.Cut(e.Cell, "@")
-	return e.Cell == cell || name == cell
+	return e.Cell == cell || bareName(e.Cell) == cell
 }
 
 func kindNames() []string {

@@ -15,7 +15,9 @@ hand it out, or from a mirror; checks signature, number, expiry and content agai
 its author before anything else reads it; builds it, runs it on this host's node, and
 hands it out from then on.
 
-Code runs only where its author is trusted: cell trust add NAME KEY --host.`,
+Code runs only where its author is trusted: cell trust add NAME KEY --host. On a
+terminal you are asked whether to trust an author whom you do not trust yet; elsewhere
+the exit code is 5.`,
 		Example: "  cell grow greeter@alice\n  cell grow greeter@z6Mk…:1.4.0",
 		Args:    takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -28,6 +30,12 @@ Code runs only where its author is trusted: cell trust add NAME KEY --host.`,
 			}
 			defer client.Close()
 			r, err := client.Grow(c.Context(), args[0], mirrors, a.progress)
+			if a.mayAsk(err) {
+				if err := a.askTrust(c, args[0], err); err != nil {
+					return err
+				}
+				r, err = client.Grow(c.Context(), args[0], mirrors, a.progress)
+			}
 			if err != nil {
 				return err
 			}

@@ -46,7 +46,7 @@ in flight. With --wide also what of the sandbox the system holds, and what not.`
 			rows := make([][]string, len(replicas))
 			for i, r := range replicas {
 				rows[i] = []string{r.ID, shortCell(r.Cell), state(r), pid(r.PID), age(r.Started),
-					strconv.FormatUint(r.Served, 10), strconv.Itoa(r.Inflight), cpu(r), memory(r), strings.Join(methods(r), ",")}
+					strconv.FormatUint(r.Served, 10), strconv.Itoa(r.Inflight), cpu(r), mebibytes(r.Memory), strings.Join(methods(r), ",")}
 				if wide {
 					rows[i] = append(rows[i], strings.Join(r.Enforced, ", "), strings.Join(r.NotEnforced, ", "))
 				}
@@ -95,13 +95,6 @@ func cpu(r node.Replica) string {
 		return ""
 	}
 	return duration(time.Duration(r.CPUSeconds * float64(time.Second)))
-}
-
-func memory(r node.Replica) string {
-	if r.Memory == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d MiB", r.Memory>>20)
 }
 
 func pid(p int) string {

@@ -23,6 +23,7 @@ type app struct {
 	getenv func(string) string
 	args   []string
 	json   bool // --json of the command that runs
+	asks   bool // a person sees a question on stderr and can answer it on stdin
 }
 
 // run carries out one command line and returns the exit code. The first SIGINT
@@ -45,6 +46,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}()
 
 	a := &app{term: newTerminal(stdout, stderr, os.Getenv), stdin: stdin, getenv: os.Getenv, args: args}
+	a.asks = a.term.errTTY && isTTY(stdin)
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -108,8 +110,8 @@ Nothing is reported to anybody.`,
 	})
 	for i, commands := range [][]*cobra.Command{ // as in groups
 		{a.initCmd(), a.upCmd(), a.downCmd(), a.demoCmd()},
-		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd(), a.publishCmd(), a.growCmd(), a.loadCmd(), a.logsCmd(), a.stopCmd()},
-		{a.eventsCmd(), a.lookupCmd(), a.seedsCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
+		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd(), a.publishCmd(), a.growCmd(), a.scaleCmd(), a.loadCmd(), a.logsCmd(), a.drainCmd(), a.stopCmd()},
+		{a.topCmd(), a.whyCmd(), a.eventsCmd(), a.lookupCmd(), a.seedsCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
 		{a.admitCmd(), a.trustCmd(), a.configCmd(), a.completionCmd(), a.versionCmd()},
 	} {
 		for _, c := range commands {

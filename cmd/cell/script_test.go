@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -97,8 +98,9 @@ func waitUp(ts *testscript.TestScript, neg bool, args []string) {
 
 // fakeNode serves the control API of the home in CELL_HOME until the script
 // ends. The answer to GET /v1/ps is the file GET-ps in the folder; one that
-// starts with a status, as in "403 {…}", is sent with it. Calls are answered by
-// the name of the method.
+// starts with a status, as in "403 {…}", is sent with it; GET-events-follow, where
+// it is there, is for those who follow. What was posted is added to the file asked,
+// a line each. Calls are answered by the name of the method.
 func fakeNode(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: fakenode DIR")
@@ -122,7 +124,16 @@ func fakeNode(ts *testscript.TestScript, neg bool, args []string) {
 		if r.URL.Path == "/v1/down" {
 			l.Close() // as a node that goes does
 		}
-		b, err := os.ReadFile(filepath.Join(dir, r.Method+"-"+strings.TrimPrefix(r.URL.Path, "/v1/")))
+		name := filepath.Join(dir, r.Method+"-"+strings.TrimPrefix(r.URL.Path, "/v1/"))
+		if _, err := os.Stat(name + "-follow"); err == nil && r.URL.Query().Get("follow") == "1" {
+			name += "-follow"
+		}
+		if r.Method == http.MethodPost {
+			body, _ := io.ReadAll(r.Body)
+			old, _ := os.ReadFile(filepath.Join(dir, "asked"))
+			os.WriteFile(filepath.Join(dir, "asked"), fmt.Appendf(old, "%s %s\n", r.URL.Path, body), 0o600)
+		}
+		b, err := os.ReadFile(name)
 		if err != nil {
 			b = []byte("404 " + err.Error())
 		}

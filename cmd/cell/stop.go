@@ -5,11 +5,15 @@ import (
 )
 
 func (a *app) stopCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "stop CELL",
-		Short: "End the replicas of a cell on this host",
-		Long: `Tells others that the cell is no longer served here, lets its replicas on this host
-finish what they have, and ends them. Replicas on other hosts stay.`,
+		Short: "End all replicas of a cell, on every host",
+		Long: `Ends a cell: all its replicas, on every host, finish what they have and end, and no
+host starts another. The word is signed with the key of the cell's author or of your
+colony; where neither key is here, the cell ends on this host only.
+
+To end it on this host alone: cell drain. To let it live again: cell run or cell grow,
+where one of those keys is.`,
 		Example: "  cell stop greeter",
 		Args:    takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -18,12 +22,14 @@ finish what they have, and ends them. Replicas on other hosts stay.`,
 				return err
 			}
 			defer client.Close()
-			if _, err := client.Stop(c.Context(), args[0]); err != nil {
+			s, err := client.Stop(c.Context(), args[0])
+			if err != nil {
 				return err
 			}
-			a.term.say("%s has ended on this host", clean(args[0]))
-			return nil
+			return a.scaled(args[0], "is stopped", s)
 		},
-		ValidArgsFunction: a.completeCells,
+		ValidArgsFunction: a.completeKnown,
 	}
+	a.jsonFlag(c, "print what holds as JSON")
+	return c
 }

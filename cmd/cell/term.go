@@ -23,8 +23,10 @@ import (
 //     and an error is {"error":{"code","message","hint"}} on stderr.
 //   - An error is one sentence, lower case, no full stop: "cell: error: …", then,
 //     where there is something to do, "cell: hint: …". A code frame may follow the error.
-//   - Colour only on a terminal, never with NO_COLOR or TERM=dumb; nothing moves.
-//   - Nothing is ever asked: what is missing is an error that names the flag.
+//   - Colour only on a terminal, never with NO_COLOR or TERM=dumb; nothing moves
+//     but cell top, on a terminal.
+//   - What is missing is an error that names the flag. Only cell grow asks, whether
+//     to trust an author, and only where a person sees the question and can answer.
 //   - What other machines wrote is shown without control characters.
 
 // terminal is where a command writes.
@@ -46,13 +48,27 @@ func wantsColour(getenv func(string) string) bool {
 	return getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"
 }
 
-func isTTY(w io.Writer) bool {
-	f, ok := w.(*os.File)
+func isTTY(stream any) bool {
+	_, ok := winsize(stream)
+	return ok
+}
+
+func winsize(stream any) (*unix.Winsize, bool) {
+	f, ok := stream.(*os.File)
 	if !ok {
-		return false
+		return nil, false
 	}
-	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	return err == nil
+	w, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return w, err == nil
+}
+
+// size is that of the terminal on stdout, in characters; 80 by 24 where it does not say.
+func (t *terminal) size() (width, height int) {
+	w, ok := winsize(t.out)
+	if !ok || w.Col == 0 || w.Row == 0 {
+		return 80, 24
+	}
+	return int(w.Col), int(w.Row)
 }
 
 // print writes data.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"cell.network/cell/internal/home"
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/node"
 	"github.com/spf13/cobra"
@@ -129,24 +130,29 @@ func (a *app) trustAddCmd() *cobra.Command {
 			if !known {
 				return node.NewError(node.CodeUsage, "the author "+args[0]+" has no key yet", "name it: cell trust add "+args[0]+" KEY")
 			}
-			if name != "" {
-				if err := node.EditSettings(h, key.String(), "authors", string(name)); err != nil {
-					return err
-				}
-			}
-			if host && !slices.Contains(s.Hosts, key) {
-				if err := node.EditSettings(h, keyTexts(append(s.Hosts, key)), "trust", "hosts"); err != nil {
-					return err
-				}
-			}
 			if name == "" && !host {
 				return usage(c, "a key alone needs a name, or --host")
 			}
-			return a.reload(c)
+			return a.trust(c, h, s, name, key, host)
 		},
 	}
 	c.Flags().BoolVar(&host, "host", false, "let code of this author run on this host")
 	return c
+}
+
+// trust keeps an author's name, if any, and with host that his code may run here.
+func (a *app) trust(c *cobra.Command, h home.Home, s node.Settings, name identity.Name, key identity.Key, host bool) error {
+	if name != "" {
+		if err := node.EditSettings(h, key.String(), "authors", string(name)); err != nil {
+			return err
+		}
+	}
+	if host && !slices.Contains(s.Hosts, key) {
+		if err := node.EditSettings(h, keyTexts(append(s.Hosts, key)), "trust", "hosts"); err != nil {
+			return err
+		}
+	}
+	return a.reload(c)
 }
 
 func (a *app) trustRmCmd() *cobra.Command {
