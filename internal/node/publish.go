@@ -14,7 +14,9 @@ import (
 )
 
 // Publish signs what is committed in dir as a release, and seeds it from now
-// on. Version "" is the one of Cell.toml. The author's key must be on this
+// on. Version "" is the one of Cell.toml. Who seeds the cell already is asked
+// first, for some seconds at most: the release follows the newest, also where
+// that was published from another machine. The author's key must be on this
 // machine; it is read for this, and not kept.
 func (n *Node) Publish(ctx context.Context, dir, version string) (Published, error) {
 	m, err := LoadManifest(dir)
@@ -38,6 +40,7 @@ func (n *Node) Publish(ctx context.Context, dir, version string) (Published, err
 	}
 	rel, err := n.store.Publish(ctx, dir, mycelium.Publication{
 		Author: keys.Author, Name: cell.Name, Version: version, Serve: serve, Grants: grants,
+		Seeds: func(ctx context.Context) []mycelium.Seed { return n.findSeeds(ctx, cell) },
 	})
 	if err != nil {
 		return Published{}, explainPublish(err)
@@ -142,6 +145,8 @@ func explainPublish(err error) error {
 		return NewError(CodeFailed, err.Error(), "commit or stash them: a release is exactly a commit")
 	case errors.Is(err, mycelium.ErrNoRepository):
 		return NewError(CodeFailed, err.Error(), "make it one: git init && git add . && git commit")
+	case errors.Is(err, mycelium.ErrFork):
+		return NewError(CodeRefused, err.Error(), "two machines have published without knowing of each other, and whoever meets both releases takes neither: publish the cell under another name")
 	case errors.Is(err, mycelium.ErrVersion):
 		return NewError(CodeFailed, err.Error(), "give it another: cell publish VERSION, or version in Cell.toml")
 	case errors.Is(err, mycelium.ErrNoGit):
