@@ -135,7 +135,11 @@ func (m *Mesh) watch(cell identity.Cell) (*watcher, error) {
 		w.known[e.Node] = true
 	}
 	w.search = m.searches[cell]
-	if w.search == nil && !now.Before(n.due(known, m.cfg)) {
+	due := n.due(known, m.cfg)
+	if len(known) == 1 && known[0].Tier == TierSelf { // who asks though it serves the cell looks for others
+		due = n.searched.Add(m.cfg.Negative)
+	}
+	if w.search == nil && !now.Before(due) {
 		s, err := m.beginLocked(cell, known)
 		if err != nil && len(known) == 0 {
 			return nil, err
