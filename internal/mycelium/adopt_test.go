@@ -268,7 +268,7 @@ func TestAdoptHostile(t *testing.T) {
 	work, _ := released(t)
 	mark := filepath.Join(t.TempDir(), "mark")
 	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\ntouch "+mark+"\ncat\n"), 0o755); err != nil {
+	if err := os.WriteFile(program, []byte("#!/bin/sh\ntouch "+mark+"\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range []string{
