@@ -65,6 +65,12 @@ func (s *Store) adopt(ctx context.Context, dir string, c identity.Cell, grants [
 	}
 	hash := r.Spore.Hash()
 	if have, ok := s.find(c, "", hash[:]); ok {
+		s.installing.Lock()
+		err := s.placeTree(have, filepath.Join(tmp, partTree)) // only where its files have been damaged
+		s.installing.Unlock()
+		if err != nil {
+			return Release{}, err
+		}
 		return s.regrant(have, r.Grants)
 	}
 	r.Source = "folder"

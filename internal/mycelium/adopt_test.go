@@ -83,6 +83,15 @@ func TestAdopt(t *testing.T) {
 	}
 	s.step = func(string) {}
 
+	// The files that are handed out to be built are whole, whoever has been at them.
+	if err := os.RemoveAll(got.Dir + "/go.mod"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = s.Adopt(t.Context(), work, greeter, nil); err != nil {
+		t.Error(err)
+	}
+	sameTree(t, got.Dir, work)
+
 	// What git is told to ignore, and what it would call unchanged, stays where it is.
 	write(t, work+"/.git/info/exclude", "*.log\n")
 	write(t, work+"/secret.log", "x")
