@@ -73,7 +73,7 @@ func (n *Node) start() error {
 	cfg := node.Config{
 		Key: n.key, Home: h, Settings: s, Certs: certs, Version: "celltest",
 		ListenPacket: n.org.net.Listen,
-		Starter:      &n.org.programs, Builder: &n.org.programs, Pair: pair,
+		Starter:      &n.org.programs, Builder: &n.org.programs, Pair: pair, Meter: meter{&n.org.programs},
 	}
 	if lan := n.org.opts.LAN(n.index); lan != "" {
 		n.bus = n.org.bus.Join(lan, n.lanAddr())
@@ -113,8 +113,12 @@ func (n *Node) multiaddr() string {
 // Handler serves the calls of one simulated program.
 type Handler func(ctx context.Context, method string, in []byte) ([]byte, error)
 
-// Run starts a replica of a cell on this node and returns when it answers.
-func (n *Node) Run(name string, h Handler) error {
+// Run starts a replica of a cell on this node and returns when it answers. All
+// nodes that run a cell of one name run the same handler, the one given last.
+func (n *Node) Run(name string, h Handler) error { return n.Deploy(name, "", h) }
+
+// Deploy is Run with more of a Cell.toml, such as a section [scaling].
+func (n *Node) Deploy(name, manifest string, h Handler) error {
 	n.org.programs.set(name, func(ctx context.Context, r frame.Request) (frame.Response, error) {
 		_, method, _ := strings.Cut(r.Target, "/")
 		out, err := h(ctx, method, r.Body)
@@ -124,7 +128,7 @@ func (n *Node) Run(name string, h Handler) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write cell: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, node.ManifestFile), fmt.Appendf(nil, "[cell]\nname = %q\n", name), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, node.ManifestFile), fmt.Appendf(nil, "[cell]\nname = %q\n%s", name, manifest), 0o644); err != nil {
 		return fmt.Errorf("write cell: %w", err)
 	}
 	_, err := n.node.RunCell(context.Background(), dir, func(node.Progress) {})
@@ -136,6 +140,48 @@ func (n *Node) Run(name string, h Handler) error {
 func (n *Node) Call(ctx context.Context, target string, in []byte) ([]byte, error) {
 	r, err := n.node.Call(ctx, frame.Request{Target: target, Body: in})
 	return r.Body, err
+}
+
+// Key is the node's public key, in text form.
+func (n *Node) Key() string { return n.key.Public().String() }
+
+// Cells is what the node knows of the cells that it has code of, on all hosts.
+func (n *Node) Cells() []node.CellStatus { return n.node.Cells() }
+
+// Operate puts the author's and the colony's secret keys on this node's disk,
+// so that [Node.Stop] and [Node.Scale] may speak for all hosts.
+func (n *Node) Operate() error {
+	h, err := home.At(n.root)
+	if err != nil {
+		return err
+	}
+	for role, k := range map[string]identity.Private{node.RoleAuthor: n.org.author, node.RoleColony: n.org.colony, node.RoleNode: n.key} {
+		if err := k.Save(h.Key(role)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop ends a cell as `cell stop` does; everywhere tells whether on all hosts.
+func (n *Node) Stop(ctx context.Context, name string) (everywhere bool, err error) {
+	done, err := n.node.StopCell(ctx, n.cell(name))
+	return done.Everywhere, err
+}
+
+// Scale sets a cell's bounds on all hosts as `cell scale` does.
+func (n *Node) Scale(ctx context.Context, name string, lo, hi int) error {
+	_, err := n.node.Scale(ctx, name, &lo, &hi, false)
+	return err
+}
+
+// Drain lets go of a replica, a cell or, with "", everything here, as `cell drain` does.
+func (n *Node) Drain(ctx context.Context, target string, undo bool) error {
+	return n.node.Drain(ctx, target, undo, func(node.Progress) {})
+}
+
+func (n *Node) cell(name string) identity.Cell {
+	return identity.Cell{Author: n.org.author.Public(), Name: identity.Name(name)}
 }
 
 // KillReplicas ends the replicas of a cell on this node as a crash would, and

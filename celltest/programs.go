@@ -8,10 +8,12 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cell.network/cell/internal/capsid"
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/membrane"
+	"cell.network/cell/internal/node"
 	"cell.network/cell/internal/ribosome"
 	"cell.network/cell/internal/sim"
 )
@@ -21,7 +23,53 @@ import (
 type programs struct {
 	mu      sync.Mutex
 	handler map[string]frame.Handler // by name of the cell; guarded by mu
+	running map[int]*process         // by pid; guarded by mu
 	pid     atomic.Int64
+}
+
+// processKey finds the process that a handler runs in.
+type processKey struct{}
+
+// Work has a handler need so much of its process's one CPU: it takes turns with
+// the other requests of the process, and virtual time passes. It returns early
+// when ctx ends.
+func Work(ctx context.Context, d time.Duration) error {
+	x, ok := ctx.Value(processKey{}).(*process)
+	if !ok {
+		return errors.New("work: this is no handler of a simulated program")
+	}
+	select {
+	case x.core <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-x.core }()
+	begin := time.Now()
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	x.used.Add(int64(time.Since(begin)))
+	return context.Cause(ctx)
+}
+
+// meter implements [node.Meter] for the replicas of one simulated host.
+type meter struct{ *programs }
+
+// Sample returns the CPU that the process got by [Work].
+func (m meter) Sample(pid int) (node.Usage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x := m.running[pid]
+	if x == nil {
+		return node.Usage{}, node.ErrNotMeasured
+	}
+	return node.Usage{CPU: time.Duration(x.used.Load()), Memory: 16 << 20}, nil
+}
+
+// Machine is the same for every simulated host.
+func (meter) Machine() (node.Machine, error) {
+	return node.Machine{Cores: 16, CPUFree: 1, Memory: 16 << 30, MemoryFree: 16 << 30}, nil
 }
 
 func (p *programs) set(name string, h frame.Handler) {
@@ -48,14 +96,27 @@ func (p *programs) Start(_ context.Context, s capsid.Spec) (capsid.Proc, error) 
 	}
 	outer, inner := membrane.MemLink()
 	ctx, cancel := context.WithCancel(context.Background())
-	x := &process{link: outer, pid: int(p.pid.Add(1)), kill: cancel, done: make(chan struct{})}
-	r, err := membrane.Serve(ctx, inner, nil, h)
+	x := &process{link: outer, pid: int(p.pid.Add(1)), kill: cancel, done: make(chan struct{}), core: make(chan struct{}, 1)}
+	r, err := membrane.Serve(ctx, inner, nil, func(ctx context.Context, q frame.Request) (frame.Response, error) {
+		return h(context.WithValue(ctx, processKey{}, x), q)
+	})
 	if err != nil {
 		cancel()
 		return nil, err
 	}
+	p.mu.Lock()
+	if p.running == nil {
+		p.running = make(map[int]*process)
+	}
+	p.running[x.pid] = x
+	p.mu.Unlock()
 	go func() {
 		defer close(x.done)
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			delete(p.running, x.pid)
+		}()
 		err := r.Wait()
 		if ctx.Err() != nil {
 			err = errors.New("signal: killed")
@@ -73,7 +134,9 @@ type process struct {
 	pid  int
 	kill context.CancelFunc
 	done chan struct{}
-	exit error // valid once done is closed
+	exit error         // valid once done is closed
+	core chan struct{} // taken by who works
+	used atomic.Int64  // nanoseconds of CPU
 }
 
 func (x *process) Link() membrane.Link { return x.link }

@@ -101,8 +101,25 @@ func (n *Node) routes(frames *connSet) http.Handler {
 		if err != nil {
 			return err
 		}
-		return done(w, n.StopCell(cell))
+		scaled, err := n.StopCell(r.Context(), cell)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, scaled)
 	})
+	handle("GET /v1/cells", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, CellList{n.Cells()}) })
+	handle("POST /v1/scale", func(w http.ResponseWriter, r *http.Request) error {
+		var q ScaleRequest
+		if err := readJSON(w, r, &q); err != nil {
+			return err
+		}
+		scaled, err := n.Scale(r.Context(), q.Cell, q.Min, q.Max, q.Reset)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, scaled)
+	})
+	handle("POST /v1/drain", n.controlDrain)
 	handle("GET /v1/logs", n.controlLogs)
 	handle("GET /v1/events", n.controlEvents)
 	handle("GET /v1/lookup", func(w http.ResponseWriter, r *http.Request) error {
@@ -141,6 +158,18 @@ func (n *Node) controlGrow(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.Grow(r.Context(), q.Ref, q.Mirrors, tell) })
+}
+
+func (n *Node) controlDrain(w http.ResponseWriter, r *http.Request) error {
+	var q DrainRequest
+	if err := readJSON(w, r, &q); err != nil {
+		return err
+	}
+	out := newStream(w)
+	if err := n.Drain(r.Context(), q.Target, q.Undo, func(p Progress) { out.send(p) }); err != nil {
+		out.send(Progress{Error: asAPIError(err)})
+	}
+	return nil
 }
 
 // streamProgress sends what start tells, and how it ended.

@@ -15,7 +15,10 @@
 //	GET  /v1/seeds    ?ref=            Found …: who hands out the source
 //	GET  /v1/ps                        {"replicas":[Replica]}
 //	POST /v1/kill     {"replica"}      ends the process as a crash would
-//	POST /v1/stop     {"cell"}         ends the cell's replicas and withdraws it
+//	POST /v1/stop     {"cell"}         Scaled: ends the cell on all hosts
+//	GET  /v1/cells                     {"cells":[CellStatus]}: how they fare on all hosts
+//	POST /v1/scale    {"cell","min","max","reset"} Scaled: how many replicas there are to be
+//	POST /v1/drain    {"target","undo"} Progress …: lets go of a replica, a cell or everything here
 //	GET  /v1/logs     ?cell=&follow=   text lines
 //	POST /v1/connect                   101, then frames with full targets (Upgrade: cell-frame/1)
 //	GET  /v1/events   ?after=&follow=  journal.Event …

@@ -30,7 +30,7 @@ func (n *Node) Grow(ctx context.Context, text string, mirrors []string, progress
 	n.mu.Unlock()
 	if !trusted {
 		n.event(journal.Refuse, "", cell.String(), "its author is not trusted to run code here", nil)
-		return Replica{}, NewError(CodeRefused, "code of "+cell.Author.String()+" may not run here: the author is not trusted", "if you know the author: cell trust add NAME "+cell.Author.String()+" --host")
+		return Replica{}, Untrusted(cell.Author)
 	}
 	rel, err := n.fetch(ctx, cell, ref.Version, mirrors, progress)
 	if err != nil {

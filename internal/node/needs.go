@@ -122,11 +122,9 @@ func (n *Node) addRelay(c *frame.Conn, to relay) bool {
 	return true
 }
 
-// endRelays gives up the relays to a cell that now runs here too: the replicas
+// endRelaysLocked gives up the relays to a cell that now runs here too: the replicas
 // connect anew, and talk with it directly.
-func (n *Node) endRelays(cell identity.Cell) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (n *Node) endRelaysLocked(cell identity.Cell) {
 	for c, r := range n.relays {
 		if r.cell != cell {
 			continue

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"cell.network/cell/internal/mesh"
 	"cell.network/cell/internal/mycelium"
 	"cell.network/cell/internal/pheromone"
+	"cell.network/cell/internal/pulse"
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/ribosome"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -75,6 +77,7 @@ type Node struct {
 	mesh    *mesh.Mesh
 	axon    *axon.Axon
 	store   *mycelium.Store
+	pulse   *pulse.Pulse
 
 	mu       sync.Mutex
 	settings Settings // guarded by mu: replaced by Reload
@@ -83,15 +86,20 @@ type Node struct {
 	leaving  bool                          // no replica is started any more
 	seeds    map[identity.Cell]*mesh.Lease // releases that this node hands out
 	relays   map[*frame.Conn]relay         // connections of replicas that this node passes on
-	nextID   int                           // of replicas; guarded by mu
+	nextID   uint64                        // of replicas; guarded by mu
+	drained  bool                          // the operator wants nothing on this node
+	machine  Machine                       // at the last look
+	known    chan struct{}                 // closed and replaced when a cell is known that was not
 	rand     *rand.Rand                    // guarded by randMu
 	randMu   sync.Mutex
 
 	refused refusals
 	targets targets       // of programs on this machine
 	served  targets       // of other nodes, who name authors by key only
+	kicked  chan struct{} // one token: decide now
 	down    chan struct{} // closed by Down
 	once    sync.Once
+	quit    chan struct{}  // closed when the node begins to leave
 	wg      sync.WaitGroup // replicas and their watchers
 }
 
@@ -106,7 +114,8 @@ func New(cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, net: cfg.Settings.Network, self: cfg.Key.Public(), started: time.Now(),
 		settings: cfg.Settings, certs: cfg.Certs,
-		services: make(map[identity.Cell]*service), seeds: make(map[identity.Cell]*mesh.Lease), relays: make(map[*frame.Conn]relay), rand: cfg.Rand, down: make(chan struct{}),
+		services: make(map[identity.Cell]*service), seeds: make(map[identity.Cell]*mesh.Lease), relays: make(map[*frame.Conn]relay), rand: cfg.Rand,
+		down: make(chan struct{}), quit: make(chan struct{}), kicked: make(chan struct{}, 1), known: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -152,6 +161,13 @@ func New(cfg Config) (_ *Node, err error) {
 		mc.LAN = n.lan
 	}
 	n.mesh = mesh.New(mc)
+	if n.pulse, err = pulse.New(n.host, pulse.Config{
+		Network: n.net, Key: cfg.Key, Incarnation: incarnation, Seed: cfg.Rand.Uint64(),
+		Row: n.row, Peers: n.partners, Wanted: n.wanted, OnRow: n.heardRow,
+		OnRefused: func(_ identity.Key, reason string) { n.refuse(journal.LeaseRefused, "pulse", reason) },
+	}); err != nil {
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -173,7 +189,13 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.store.Serve()
 	n.seedAll()
+	_, err := os.Stat(filepath.Join(n.cfg.Home.State, drainedFile))
+	n.drained = err == nil
 	part("mesh", n.mesh.Run)
+	part("pulse", n.pulse.Run)
+	part("scale", n.scale)
+	part("know", n.know)
+	parts.Go(func() { n.restore(running) })
 	part("refresh", n.refresh)
 	if n.lan != nil {
 		part("lan", n.lan.Run)
@@ -218,8 +240,15 @@ const leaveTime = 5 * time.Second
 func (n *Node) leave() {
 	n.mu.Lock()
 	n.leaving = true
+	close(n.quit)
+	for _, s := range n.services {
+		for _, c := range s.claims {
+			c.cancel()
+		}
+	}
 	seeds := slices.Collect(maps.Values(n.seeds))
 	n.mu.Unlock()
+	n.pulse.Changed() // others may begin to take over
 	for _, l := range seeds {
 		n.recall(l)
 	}

@@ -10,12 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cell.network/cell/internal/autonomic"
 	"cell.network/cell/internal/capsid"
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/journal"
 	"cell.network/cell/internal/membrane"
 	"cell.network/cell/internal/mesh"
+	"cell.network/cell/internal/record"
 )
 
 const (
@@ -23,33 +25,52 @@ const (
 	maxExited = 8                // ended replicas of a cell that `cell ps` still shows
 )
 
-// service is a cell that this node serves: its replicas, its lease, its log.
+// service is a cell that this node serves, could serve, or was told about.
 type service struct {
-	cell     identity.Cell
-	lease    *mesh.Lease
-	log      *replicaLog
-	replicas []*replica // in order of their start; guarded by Node.mu
-	exited   []Replica  // the last few; guarded by Node.mu
+	cell identity.Cell
+	log  *replicaLog
+
+	// All guarded by Node.mu.
+	lease      *mesh.Lease
+	replicas   []*replica  // in order of their start
+	exited     []Replica   // the last few
+	deploy     *deployment // nil: this node cannot start it
+	drained    bool        // the operator wants none of it on this node
+	claims     []*claim
+	mourned    []mourned
+	population record.Population // the operator's word on how many; zero: none
+	refused    []byte            // a word on it that did not count
+	waiting    int               // requests held until there is a replica
+	search     time.Time         // when to look next for others who have it
+	searches   int               // how often that was done
+	memory     autonomic.Memory
+	decision   autonomic.Decision
+	said       string        // what the journal was last told of decisions
+	decided    chan struct{} // closed and replaced with every decision
 }
 
 // replica is one process of a service.
 type replica struct {
-	id      string
-	started time.Time
-	proc    capsid.Proc
-	port    *membrane.Port
-	trunk   *frame.Conn // carries the calls that this node passes on
-	methods []string
-	drain   time.Duration // to finish what is in flight
-	spawned string        // id of the event
-	done    chan struct{}
+	id                 string
+	number, generation uint64
+	started            time.Time
+	proc               capsid.Proc
+	port               *membrane.Port
+	trunk              *frame.Conn // carries the calls that this node passes on
+	methods            []string
+	drain              time.Duration // to finish what is in flight
+	spawned            string        // id of the event
+	done               chan struct{}
 
-	served atomic.Uint64 // calls that went through trunk
+	served  atomic.Uint64 // calls that went through trunk
+	parting atomic.Bool   // it drains soon: others have been told, and it takes requests until they know
+	told    atomic.Bool   // it was told to drain
 
 	handing sync.Mutex // held while a connection is handed over: none comes after the word to drain
 
-	mu    sync.Mutex
-	state string // guarded by mu
+	mu     sync.Mutex
+	state  string // guarded by mu
+	vitals vitals // guarded by mu
 }
 
 // hand gives the replica a connection of another one, unless it is to end.
@@ -92,21 +113,18 @@ func (r *replica) getState() string {
 	return r.state
 }
 
-// spawn starts a process of m's program and waits until it is ready.
-func (n *Node) spawn(ctx context.Context, cell identity.Cell, m Manifest, program string, log *replicaLog, cause string) (*replica, error) {
-	n.mu.Lock()
-	n.nextID++
-	id := string(cell.Name) + "-" + strconv.Itoa(n.nextID)
-	n.mu.Unlock()
-
+// spawn starts the replica of a claim and waits until it is ready.
+func (n *Node) spawn(ctx context.Context, s *service, d *deployment, c *claim, cause string) (*replica, error) {
+	cell, m := s.cell, d.manifest
+	id := string(cell.Name) + "-" + strconv.FormatUint(c.number, 10)
 	proc, err := n.cfg.Starter.Start(ctx, capsid.Spec{
-		Path: program, Args: []string{"--membrane"}, Env: []string{"CELL_NAME=" + cell.String(), "CELL_REPLICA=" + id},
-		Log: log,
+		Path: d.program, Args: []string{"--membrane"}, Env: []string{"CELL_NAME=" + cell.String(), "CELL_REPLICA=" + id},
+		Log: s.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", id, err)
 	}
-	r := &replica{id: id, started: time.Now(), proc: proc, drain: m.Run.Drain, done: make(chan struct{}), state: ReplicaStarting}
+	r := &replica{id: id, number: c.number, generation: c.generation, started: time.Now(), proc: proc, drain: m.Run.Drain, done: make(chan struct{}), state: ReplicaStarting}
 	r.spawned = n.event(journal.Spawn, cause, cell.String(), "started "+id, map[string]any{
 		"replica": id, "pid": proc.PID(), "enforced": proc.Enforced(), "not_enforced": proc.NotEnforced(),
 	})
@@ -127,7 +145,8 @@ func (n *Node) spawn(ctx context.Context, cell identity.Cell, m Manifest, progra
 		"replica": id, "methods": r.methods, "took_ms": time.Since(r.started).Milliseconds(),
 	})
 	r.setState(ReplicaAlive)
-	n.wg.Go(func() { n.watch(cell, r, proc.Wait()) })
+	n.wg.Go(func() { n.watch(s, r, proc.Wait()) })
+	n.wg.Go(func() { n.observe(r, m.Limits.CPU) })
 	return r, nil
 }
 
@@ -146,7 +165,8 @@ func (r *replica) handshake(ctx context.Context) error {
 }
 
 // watch waits in its own goroutine for the replica's end and clears up.
-func (n *Node) watch(cell identity.Cell, r *replica, exit error) {
+func (n *Node) watch(s *service, r *replica, exit error) {
+	cell := s.cell
 	words := "ended in good order"
 	if exit != nil {
 		words = exit.Error()
@@ -158,24 +178,32 @@ func (n *Node) watch(cell identity.Cell, r *replica, exit error) {
 	id := n.event(journal.Exit, r.spawned, cell.String(), r.id+": "+words, map[string]any{"replica": r.id})
 
 	n.mu.Lock()
-	s := n.services[cell]
-	var last bool
-	if s != nil {
-		s.replicas = slices.DeleteFunc(s.replicas, func(x *replica) bool { return x == r })
-		s.exited = append(s.exited, view)
-		s.exited = s.exited[max(0, len(s.exited)-maxExited):]
-		last = len(s.replicas) == 0
+	s.replicas = slices.DeleteFunc(s.replicas, func(x *replica) bool { return x == r })
+	s.exited = append(s.exited, view)
+	s.exited = s.exited[max(0, len(s.exited)-maxExited):]
+	last := len(s.replicas) == 0
+	if r.rowState() != record.ReplicaDraining { // nobody asked it to end
+		state := record.ReplicaDead
+		if time.Since(r.started) < autonomic.Newborn {
+			state = record.ReplicaFailed
+		}
+		s.mourn(r.number, r.generation, state)
 	}
 	n.mu.Unlock()
 	if last {
 		n.withdraw(s, id)
 	}
 	close(r.done)
+	n.changed()
 }
 
 func (r *replica) view(cell identity.Cell) Replica {
+	state := r.getState()
+	if r.parting.Load() && state == ReplicaAlive {
+		state = ReplicaDraining
+	}
 	v := Replica{
-		ID: r.id, Cell: cell.String(), State: r.getState(), PID: r.proc.PID(), Started: r.started,
+		ID: r.id, Cell: cell.String(), State: state, PID: r.proc.PID(), Started: r.started,
 		Methods: r.methods, Enforced: r.proc.Enforced(), NotEnforced: r.proc.NotEnforced(),
 	}
 	if r.trunk != nil {

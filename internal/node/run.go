@@ -32,7 +32,7 @@ func (n *Node) RunCell(ctx context.Context, dir string, progress func(Progress))
 	if err != nil {
 		return Replica{}, NewError(CodeRefused, err.Error(), "make your keys first: cell init")
 	}
-	return n.startCell(ctx, cell, m, dir, progress)
+	return n.startCell(ctx, cell, m, n.adopt(ctx, cell, dir), progress)
 }
 
 // startCell builds and starts a cell from its source in dir. Replicas of an
@@ -44,7 +44,7 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 		begin = time.Now()
 	}
 	n.mu.Lock()
-	grant, member, err := n.certs.For(cell, n.self)
+	_, _, err := n.certs.For(cell, n.self)
 	n.mu.Unlock()
 	if err != nil {
 		n.event(journal.Refuse, "", cell.String(), err.Error(), nil)
@@ -69,14 +69,31 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 	built := n.event(journal.Build, "", cell.String(), how, map[string]any{"key": made.Key, "cached": made.Cached, "took_ms": made.Took.Milliseconds()})
 	say(StepBuild, "%s", how)
 
+	deploy, err := n.newDeployment(cell, m, dir, made.Path)
+	if err != nil {
+		return Replica{}, err
+	}
 	s := n.service(cell)
-	r, err := n.spawn(ctx, cell, m, made.Path, s.log, built)
+	before, err := n.unstop(s)
+	if err != nil {
+		return Replica{}, err
+	}
+	c, err := n.claimNext(s)
+	if err != nil {
+		return Replica{}, err
+	}
+	r, err := n.spawn(ctx, s, deploy, c, built)
 	if err != nil {
 		n.mu.Lock()
-		if len(s.replicas) == 0 && s.lease == nil {
+		s.dropClaim(c)
+		if s.deploy == nil {
+			s.deploy = before
+		}
+		if s.deploy == nil && len(s.replicas) == 0 && s.lease == nil && s.population.Raw == nil {
 			delete(n.services, cell)
 		}
 		n.mu.Unlock()
+		n.changed()
 		if tail := s.log.tail(); tail != "" {
 			return Replica{}, NewError(CodeFailed, err.Error(), "its last words:\n"+tail)
 		}
@@ -85,21 +102,24 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 	say(StepReady, "%s takes requests, pid %d", r.id, r.proc.PID())
 
 	n.mu.Lock()
-	if n.leaving {
-		n.mu.Unlock()
+	older := slices.Clone(s.replicas)
+	n.mu.Unlock()
+	if !n.join(s, c, r) {
 		_ = r.proc.Kill()
 		<-r.done
-		return Replica{}, NewError(CodeFailed, "the node goes down", "start it again with: cell up")
+		return Replica{}, NewError(CodeFailed, r.id+" ended, or the node goes down", "see why: cell logs "+string(cell.Name)+", cell events")
 	}
-	n.services[cell] = s // a start that failed meanwhile may have removed it
-	older := slices.Clone(s.replicas)
-	s.replicas = append(s.replicas, r)
-	if s.lease == nil {
-		s.lease = n.mesh.Announce(cell, grant, member)
-	}
+	n.mu.Lock()
+	s.deploy = deploy
 	lease := s.lease
+	for _, x := range older {
+		x.parting.Store(true)
+	}
 	n.mu.Unlock()
-	n.endRelays(cell)
+	if err := n.keepDeployment(s); err != nil {
+		return Replica{}, err
+	}
+	n.changed()
 	n.drainAll(cell, older)
 
 	say(StepAnnounce, "%s", n.announced(ctx, lease))
@@ -143,8 +163,10 @@ func (n *Node) service(cell identity.Cell) *service {
 	defer n.mu.Unlock()
 	s := n.services[cell]
 	if s == nil {
-		s = &service{cell: cell, log: newReplicaLog()}
+		s = &service{cell: cell, log: newReplicaLog(), decided: make(chan struct{})}
 		n.services[cell] = s
+		close(n.known)
+		n.known = make(chan struct{})
 	}
 	return s
 }
@@ -165,6 +187,10 @@ func (n *Node) drainAll(cell identity.Cell, rs []*replica) {
 	var wg sync.WaitGroup
 	for _, r := range rs {
 		wg.Go(func() {
+			if !r.told.CompareAndSwap(false, true) { // somebody else sees to it
+				<-r.done
+				return
+			}
 			n.event(journal.Drain, r.spawned, cell.String(), r.id+" drains", map[string]any{"replica": r.id})
 			limit, cancel := context.WithTimeout(context.Background(), r.drain)
 			defer cancel()
@@ -188,6 +214,13 @@ func (n *Node) endService(s *service, why string) {
 	n.withdraw(s, id)
 	n.mu.Lock()
 	rs := slices.Clone(s.replicas)
+	for _, r := range rs {
+		r.parting.Store(true)
+	}
+	for _, c := range s.claims {
+		c.cancel()
+	}
+	s.claims = nil
 	n.mu.Unlock()
 	n.drainAll(s.cell, rs)
 }
@@ -222,42 +255,20 @@ func (n *Node) recall(lease *mesh.Lease) {
 	})
 }
 
-// StopCell withdraws a cell and ends its replicas here. ErrNotServed where
-// there is none.
-func (n *Node) StopCell(cell identity.Cell) error {
-	n.mu.Lock()
-	s := n.services[cell]
-	n.mu.Unlock()
-	if s == nil || n.leastBusy(cell, nil) == nil {
-		return fmt.Errorf("stop %s: %w", cell.Short(), ErrNotServed)
-	}
-	n.endService(s, "stopped by the operator")
-	return nil
-}
-
 // ErrNotServed says that this node runs no such cell or replica.
 var ErrNotServed = errors.New("it does not run on this node")
 
 // KillReplica ends a replica's processes as a crash would.
 func (n *Node) KillReplica(id string) error {
-	for _, s := range n.allServices() {
-		n.mu.Lock()
-		i := slices.IndexFunc(s.replicas, func(r *replica) bool { return r.id == id })
-		var r *replica
-		if i >= 0 {
-			r = s.replicas[i]
-		}
-		n.mu.Unlock()
-		if r == nil {
-			continue
-		}
-		if err := r.proc.Kill(); err != nil {
-			return fmt.Errorf("kill %s: %w", id, err)
-		}
-		<-r.done
-		return nil
+	_, r := n.findReplica(id)
+	if r == nil {
+		return fmt.Errorf("kill %s: %w", id, ErrNotServed)
 	}
-	return fmt.Errorf("kill %s: %w", id, ErrNotServed)
+	if err := r.proc.Kill(); err != nil {
+		return fmt.Errorf("kill %s: %w", id, err)
+	}
+	<-r.done
+	return nil
 }
 
 // Replicas lists the replicas of this node, the ended ones last.

@@ -58,7 +58,7 @@ func Up(ctx context.Context, h home.Home, s Settings, banner func(Status)) error
 	}
 	cfg := Config{
 		Key: keys.Node, Author: keys.Author.Public(), Home: h, Settings: s, Certs: certs, Version: Version(),
-		Starter: sandbox, Builder: builder, Pair: membrane.SocketPair, Meter: SystemMeter{}, Control: control,
+		Starter: sandbox, Builder: builder, Pair: membrane.SocketPair, Meter: NewSystemMeter(), Control: control,
 	}
 	if cfg.Bus, err = openLAN(s.LAN); err != nil {
 		control.Close()

@@ -15,7 +15,8 @@
 //	 4  connected  node → replica   seq uint, code uint, message text ≤ 1024, hint text ≤ 512;
 //	                                one connection comes along where code is 0
 //	 5  ping       node → replica   seq uint
-//	 6  pong       replica → node   seq uint, stats [served uint, serving uint, connections uint]
+//	 6  pong       replica → node   seq uint, stats [served uint, serving uint, connections uint,
+//	                                shed uint, p99 uint in microseconds]
 //	 7  drain      node → replica   milliseconds uint: finish what you have, take nothing new, exit
 //	 8  stop       node → replica   no fields: exit now
 //
@@ -103,6 +104,8 @@ type Stats struct {
 	Served      uint64   // calls served since the start
 	Serving     uint64   // calls being served now
 	Connections uint64   // connections on which it serves now
+	Shed        uint64   // calls refused for load since the start
+	P99         uint64   // microseconds that 99 of 100 calls of the last second or two took at most; 0: there were none
 }
 
 // Drain asks the replica to finish the calls in flight, to take no new ones, and to exit.

@@ -20,7 +20,7 @@ var messages = []Message{
 	Connect{Seq: 7, Target: "ledger@alice"},
 	Connected{Seq: 7, Code: 5, Message: "no replica of ledger", Hint: "start one"},
 	Ping{Seq: 1},
-	Pong{Seq: 1, Stats: Stats{Served: 10, Serving: 2, Connections: 3}},
+	Pong{Seq: 1, Stats: Stats{Served: 10, Serving: 2, Connections: 3, Shed: 4, P99: 1500}},
 	Drain{Milliseconds: 10_000},
 	Stop{},
 }

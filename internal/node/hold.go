@@ -1,0 +1,67 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"cell.network/cell/internal/autonomic"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
+)
+
+// Limits on requests that wait for a replica to be born.
+const (
+	maxHold    = 10 * time.Second // as long as a start may take
+	maxWaiting = 1024             // requests for one cell
+)
+
+// hold keeps a request for a cell that has no replica just now, where one is to
+// be expected: it tells the hosts that somebody waits, and returns true as
+// soon as the caller may try again. False: nobody will start one, or none came in time.
+func (n *Node) hold(ctx context.Context, cell identity.Cell) bool {
+	n.mu.Lock()
+	s := n.services[cell]
+	if s == nil || s.waiting >= maxWaiting || n.leaving {
+		n.mu.Unlock()
+		return false
+	}
+	s.waiting++
+	decided := s.decided
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		s.waiting--
+		n.mu.Unlock()
+	}()
+	n.changed()
+	limit, cancel := context.WithTimeout(ctx, maxHold)
+	defer cancel()
+	for {
+		select {
+		case <-decided: // with this request in mind
+		case <-n.quit:
+			return false
+		case <-limit.Done():
+			return false
+		}
+		rows := n.pulse.Rows()
+		n.mu.Lock()
+		decided = s.decided
+		live, coming := 0, false
+		for _, r := range n.viewLocked(s, rows, time.Now()).Replicas {
+			switch record.ReplicaState(r.State) {
+			case record.ReplicaLive:
+				live++
+			case record.ReplicaStarting:
+				coming = true
+			}
+		}
+		for _, a := range s.decision.Actions {
+			coming = coming || a.Kind == autonomic.Divide || a.Reason.Rule == autonomic.RuleListen
+		}
+		n.mu.Unlock()
+		if live > 0 || !coming {
+			return live > 0
+		}
+	}
+}
