@@ -16,9 +16,12 @@
 //	                                one connection comes along where code is 0
 //	 5  ping       node → replica   seq uint
 //	 6  pong       replica → node   seq uint, stats [served uint, serving uint, connections uint,
-//	                                shed uint, p99 uint in microseconds]
+//	                                shed uint, p99 uint of microseconds < 2^32]
 //	 7  drain      node → replica   milliseconds uint: finish what you have, take nothing new, exit
 //	 8  stop       node → replica   no fields: exit now
+//
+// The stats of an early replica have only the first three elements; the others
+// are then 0.
 //
 // A message of an unknown kind is skipped, one of an unknown version ends the
 // conversation. Connections travel beside the message, never in it.
@@ -27,6 +30,7 @@ package ops
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -105,7 +109,23 @@ type Stats struct {
 	Serving     uint64   // calls being served now
 	Connections uint64   // connections on which it serves now
 	Shed        uint64   // calls refused for load since the start
-	P99         uint64   // microseconds that 99 of 100 calls of the last second or two took at most; 0: there were none
+	P99         uint64   // microseconds that 99 of 100 calls took at most that ended in the last one to two seconds; 0: there were none
+}
+
+// UnmarshalCBOR implements [cbor.Unmarshaler], for the two lengths that stats have.
+func (s *Stats) UnmarshalCBOR(b []byte) error {
+	const arrayOf3 = 0x83
+	if len(b) > 0 && b[0] == arrayOf3 {
+		var early struct {
+			_                            struct{} `cbor:",toarray"`
+			Served, Serving, Connections uint64
+		}
+		err := decoding.Unmarshal(b, &early)
+		*s = Stats{Served: early.Served, Serving: early.Serving, Connections: early.Connections}
+		return err
+	}
+	type plain Stats // without this method
+	return decoding.Unmarshal(b, (*plain)(s))
 }
 
 // Drain asks the replica to finish the calls in flight, to take no new ones, and to exit.
@@ -168,9 +188,15 @@ func (m Connected) check() error {
 	return nil
 }
 
+func (m Pong) check() error {
+	if m.Stats.P99 > math.MaxUint32 {
+		return fmt.Errorf("p99 of %d microseconds, %d are allowed", m.Stats.P99, uint32(math.MaxUint32))
+	}
+	return nil
+}
+
 func (Serve) check() error { return nil }
 func (Ping) check() error  { return nil }
-func (Pong) check() error  { return nil }
 func (Drain) check() error { return nil }
 func (Stop) check() error  { return nil }
 
