@@ -26,7 +26,7 @@ func BenchmarkCall(b *testing.B) {
 			for _, callers := range []int{1, 64} {
 				b.Run(fmt.Sprintf("%s/%dB/callers=%d", over.name, size, callers), func(b *testing.B) {
 					x, y := over.pair()
-					c, s := NewConn(x, Config{}), NewConn(y, Config{Handler: echo})
+					c, s := NewConn(x, Config{}), NewConn(y, Config{Handler: echo, Times: NewTimes()})
 					defer s.Close()
 					defer c.Close()
 					benchmarkCalls(b, c, size, callers)

@@ -51,6 +51,8 @@ type Config struct {
 	// what is beyond is refused with Overloaded. Responses that wait for a slow
 	// reader may hold four times as much. Default: 16 MiB.
 	MaxBuffered int
+	// Times measures the calls that the handler serves. nil: nothing does.
+	Times *Times
 }
 
 func (c *Config) fill() {
@@ -72,6 +74,7 @@ type Conn struct {
 	out     queue
 	calls   caller
 	serving server
+	skip    uint32 // see [Times]; of the reader alone
 
 	end  sync.Once     // of the connection
 	done chan struct{} // closed when reader and writer have ended
@@ -110,6 +113,10 @@ func (c *Conn) Serving() int { return c.serving.inflight() }
 
 // Served is the number of calls of the peer that were served, refused ones not included.
 func (c *Conn) Served() uint64 { return c.serving.served.Load() }
+
+// Shed is the number of calls of the peer that were refused with Overloaded by
+// this end; those that a handler answered with it are not among them.
+func (c *Conn) Shed() uint64 { return c.serving.shed.Load() }
 
 // Done is closed when the connection has ended; [Conn.Err] then says why.
 func (c *Conn) Done() <-chan struct{} { return c.done }
@@ -214,6 +221,9 @@ func (c *Conn) readRequest(r *bufio.Reader, h header, targets map[string]string)
 		if !ok {
 			return err
 		}
+		if refusal.Code == Overloaded {
+			c.serving.shed.Add(1)
+		}
 		if err := c.out.refuse(h.call, refusal); err != nil {
 			return err
 		}
@@ -223,6 +233,9 @@ func (c *Conn) readRequest(r *bufio.Reader, h header, targets map[string]string)
 	if in.request, err = readRequestBody(r, h, targets); err != nil {
 		c.serving.drop(in, h.body())
 		return err
+	}
+	if c.cfg.Times != nil {
+		in.start = c.cfg.Times.start(&c.skip)
 	}
 	c.serving.start(in)
 	return nil

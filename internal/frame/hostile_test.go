@@ -163,6 +163,22 @@ func TestOverload(t *testing.T) {
 	if h, _, body = readFrame(t, peer); h.call != 6 || h.code != OK || body != "fits" {
 		t.Fatalf("%+v %q", h, body)
 	}
+	if n := c.Shed(); n != 2 { // 3 and 4; one that is too large is none
+		t.Errorf("%d calls were shed, want 2", n)
+	}
+}
+
+// TestShedIsOfThisEnd has a handler that answers Overloaded, as one does whose
+// own calls are refused: its replica was not the one that had too much.
+func TestShedIsOfThisEnd(t *testing.T) {
+	c, s := connect(t, Config{}, Config{Handler: func(context.Context, Request) (Response, error) {
+		return Response{}, &Error{Code: Overloaded, Message: "the ledger has too much to do"}
+	}})
+	_, err := c.Call(context.Background(), Request{})
+	wantCode(t, err, Overloaded, "ledger")
+	if s.Shed() != 0 || c.Shed() != 0 {
+		t.Errorf("shed: %d, %d", s.Shed(), c.Shed())
+	}
 }
 
 // TestFloodWithoutReading sends requests for ever and reads no answer: the

@@ -16,6 +16,7 @@ type inbound struct {
 	request  Request
 	deadline time.Time // zero: none
 	gone     bool      // nobody waits for the response; guarded by server.mu
+	start    uint32    // from Times; 0: nobody measures
 
 	mu    sync.Mutex // guards all below
 	err   error      // why the context ended

@@ -15,6 +15,7 @@ const answersPerBuffered = 4
 type server struct {
 	conn   *Conn
 	served atomic.Uint64
+	shed   atomic.Uint64
 	pool   workers
 
 	mu       sync.Mutex // guards all below
@@ -61,6 +62,9 @@ func (s *server) admit(h header) (*inbound, error) {
 func (in *inbound) run() (keep bool) {
 	s, cfg := in.server, &in.server.conn.cfg
 	resp, err := cfg.Handler(in, in.request)
+	if in.start != 0 {
+		cfg.Times.end(in.start)
+	}
 	e := AsError(err)
 	if e == nil && len(resp.Body) > cfg.MaxBody {
 		e = errorf(TooLarge, "response of %d bytes, %d are allowed", len(resp.Body), cfg.MaxBody)
