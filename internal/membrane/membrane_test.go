@@ -7,11 +7,16 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cell.network/cell/internal/frame"
+	"cell.network/cell/internal/ops"
+	"cell.network/cell/internal/sim"
 )
 
 // links makes the two sides of a link: over descriptors, or in memory.
@@ -91,6 +96,69 @@ func TestCallAndPing(t *testing.T) {
 			if s, _, err = p.Ping(soon(t)); err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// TestStatsOfLoad knows how long calls take and how many are refused, and
+// whether the node hears of it, also when the connection is gone.
+func TestStatsOfLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, replica := MemLink()
+		p := NewPort(node, PortConfig{Pair: func() (net.Conn, net.Conn, error) { a, b := sim.Pipe(); return a, b, nil }})
+		r, err := Serve(t.Context(), replica, []string{"sleep"}, func(context.Context, frame.Request) (frame.Response, error) {
+			time.Sleep(80 * time.Millisecond)
+			return frame.Response{}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { p.Close(); r.Wait() }()
+		stats := func() ops.Stats {
+			s, _, err := p.Ping(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		if s := stats(); s.Shed != 0 || s.P99 != 0 {
+			t.Errorf("before the first call: %+v", s)
+		}
+		conn, err := p.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		const sent, fit = 6, 4 // requests of 4 MiB, of which a connection takes 16
+		var refused atomic.Uint64
+		var calls sync.WaitGroup
+		for range sent {
+			calls.Go(func() {
+				_, err := conn.Call(t.Context(), frame.Request{Target: "sleep", Body: make([]byte, frame.MaxBody)})
+				if errors.Is(err, &frame.Error{Code: frame.Overloaded}) {
+					refused.Add(1)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		synctest.Wait()
+		if n := refused.Load(); n != sent-fit {
+			t.Fatalf("%d calls were refused", n)
+		}
+		s := stats()
+		if s.Served != fit || s.Shed != sent-fit || s.P99 < 75_000 || s.P99 > 85_000 {
+			t.Errorf("after %d calls of 80 ms and %d refused: %+v", fit, sent-fit, s)
+		}
+		conn.Close()
+		synctest.Wait()
+		if s := stats(); s.Connections != 0 || s.Served != fit || s.Shed != sent-fit || s.P99 == 0 {
+			t.Errorf("after the end of the connection: %+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		if s := stats(); s.Shed != sent-fit || s.P99 != 0 {
+			t.Errorf("two seconds later: %+v", s)
 		}
 	})
 }

@@ -26,6 +26,7 @@ var ErrNode = errors.New("the node is gone")
 type Replica struct {
 	link    Link
 	handler frame.Handler
+	times   *frame.Times // of the calls that it serves
 	asked   waiters[connected]
 	running sync.WaitGroup // goroutines other than handlers
 	done    chan struct{}  // closed when the end has begun
@@ -33,6 +34,7 @@ type Replica struct {
 	mu       sync.Mutex           // guards all below
 	conns    map[*frame.Conn]bool // true: others call on it
 	served   uint64               // on connections that have ended
+	shed     uint64               // on these, too
 	draining bool
 	ended    bool
 	err      error
@@ -48,7 +50,7 @@ type connected struct {
 // knows. It goes on until the node says stop or drain, the node is gone, or ctx ends.
 func Serve(ctx context.Context, link Link, methods []string, h frame.Handler) (*Replica, error) {
 	r := &Replica{
-		link: link, handler: h, done: make(chan struct{}),
+		link: link, handler: h, times: frame.NewTimes(), done: make(chan struct{}),
 		asked: waiters[connected]{limit: MaxConnects},
 		conns: make(map[*frame.Conn]bool),
 	}
@@ -188,7 +190,7 @@ func (r *Replica) open(end net.Conn, inbound bool) *frame.Conn {
 	}
 	var cfg frame.Config
 	if inbound {
-		cfg.Handler = r.handler
+		cfg.Handler, cfg.Times = r.handler, r.times
 	}
 	conn := frame.NewConn(end, cfg)
 	r.conns[conn] = inbound
@@ -197,19 +199,21 @@ func (r *Replica) open(end net.Conn, inbound bool) *frame.Conn {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.served += conn.Served()
+		r.shed += conn.Shed()
 		delete(r.conns, conn)
 	})
 	return conn
 }
 
-// Stats counts what the replica has done.
+// Stats counts what the replica has done and does.
 func (r *Replica) Stats() ops.Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := ops.Stats{Served: r.served}
+	s := ops.Stats{Served: r.served, Shed: r.shed, P99: uint64(r.times.P99() / time.Microsecond)}
 	for conn, inbound := range r.conns {
 		if inbound {
 			s.Served += conn.Served()
+			s.Shed += conn.Shed()
 			s.Serving += uint64(conn.Serving())
 			s.Connections++
 		}
