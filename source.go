@@ -10,7 +10,7 @@ import "embed"
 //go:embed LICENSE go.mod
 //go:embed call.go codec.go doc.go errors.go method.go node.go serve.go source.go
 //go:embed internal/frame/call.go internal/frame/conn.go internal/frame/error.go internal/frame/header.go
-//go:embed internal/frame/inbound.go internal/frame/queue.go internal/frame/serve.go internal/frame/worker.go
+//go:embed internal/frame/inbound.go internal/frame/queue.go internal/frame/serve.go internal/frame/times.go internal/frame/worker.go
 //go:embed internal/home/home.go
 //go:embed internal/identity/key.go internal/identity/name.go internal/identity/private.go
 //go:embed internal/membrane/link.go internal/membrane/memory.go internal/membrane/port.go
