@@ -4,24 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"cell.network/cell/internal/node"
+	"cell.network/cell/internal/record"
 	"github.com/spf13/cobra"
 )
 
 func (a *app) demoCmd() *cobra.Command {
 	var sabotage int
-	var keep, noMulticast bool
+	var keep, noMulticast, noNamespace, apart bool
+	var taps []int
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the whole of it on this machine, and check every claim",
-		Long: `Starts three nodes as processes of their own on the loopback interface, runs a
-cell on the first, finds and calls it from the others, kills it, runs it again,
-publishes it, and lets it spread while its origin dies. Each step checks what it
-claims: the exit code is 0 only if all held.
+		Long: `Starts three nodes as processes of their own on the loopback interface. A cell from
+a git repository is published and run on the first, found and called from the others,
+stopped, run again, and spreads while its origin dies. Forged and withdrawn releases
+are offered and refused. Under load the cell divides, without it the oldest replicas
+go, and killed ones are replaced. Each step checks what it claims: the exit code is 0
+only if all held.
+
+Where the system allows, the demo plays in a network namespace of its own, in which
+every packet that is sent anywhere can be counted.
 
 Nothing is left behind, and nothing but a cache of compiled packages is kept.
 --break N sabotages step N, to show that the demo can fail.`,
@@ -31,18 +41,39 @@ Nothing is left behind, and nothing but a cache of compiled packages is kept.
 			if c.Flags().Changed("break") && (sabotage < 1 || sabotage > len(demoSteps)) {
 				return usage(c, "there is no step %d to break: the demo has %d", sabotage, len(demoSteps))
 			}
+			var alone error // why there is no network namespace, if there is none
+			switch {
+			case apart:
+				return enterApart(without(a.args, "--apart"))
+			case noNamespace:
+				alone = errors.New("--no-namespace was given")
+			case len(taps) != tapCount:
+				exit, err := playApart(c.Context(), a.args)
+				if err == nil {
+					return ended(exit)
+				}
+				alone = err
+			}
 			d, err := newDemo(a, sabotage)
 			if err != nil {
 				return err
 			}
-			d.noMulticast = noMulticast
+			d.noMulticast, d.taps, d.alone = noMulticast, taps, alone
 			err = d.run(c.Context())
 			return errors.Join(err, d.close(keep))
 		},
 	}
 	c.Flags().IntVar(&sabotage, "break", 0, "sabotage step `N`")
 	c.Flags().BoolVar(&noMulticast, "no-multicast", false, "play on a host that refuses multicast")
+	c.Flags().BoolVar(&noNamespace, "no-namespace", false, "play on a host that refuses network namespaces")
 	c.Flags().BoolVar(&keep, "keep", false, "keep the nodes' homes and say where they are")
+	c.Flags().BoolVar(&apart, "apart", false, "set up the network namespace that this process is in, and play there")
+	c.Flags().IntSliceVar(&taps, "tap", nil, "descriptors that count packets")
+	for _, own := range []string{"apart", "tap"} { // what the demo says to itself
+		if err := c.Flags().MarkHidden(own); err != nil {
+			panic(err)
+		}
+	}
 	a.jsonFlag(c, "print a JSON object per step")
 	return c
 }
@@ -66,9 +97,18 @@ type demo struct {
 	a, b, c *demoNode
 
 	noMulticast bool
-	source      string // of the cell
-	ref         string // greeter@z6Mk…, as others name it
-	replica     string
+	direct      netip.AddrPort // where b hears announcements without multicast
+	taps        []int          // descriptors of playApart
+	alone       error          // why there are no taps
+	watch       *watch
+
+	origin *origin
+	source string       // the author's clone of it
+	ref    string       // greeter@z6Mk…, as others name it
+	old    record.Spore // a release that the newest withdraws
+	newest record.Spore
+	steady *caller // from step 9 to step 11
+	heavy  *caller // from step 9 to step 10
 }
 
 // demoResult is what --json prints of a step.
@@ -134,7 +174,7 @@ func (d *demo) report(r demoResult) {
 	if !r.OK {
 		mark = "✗"
 	}
-	d.app.term.print("%s %d  %-52s %8s\n", mark, r.Step, r.Title, duration(millis(r.TookMS)))
+	d.app.term.print("%s %-2d %-60s %8s\n", mark, r.Step, r.Title, duration(millis(r.TookMS)))
 	if r.Evidence != "" {
 		d.app.term.print("     %s\n", clean(r.Evidence))
 	}
@@ -148,11 +188,22 @@ func (d *demo) progress(p node.Progress) {
 }
 
 func (d *demo) close(keep bool) error {
-	var errs []error
-	for _, n := range []*demoNode{d.c, d.b, d.a} {
-		if n != nil {
-			errs = append(errs, n.stop())
+	for _, c := range []*caller{d.heavy, d.steady} {
+		if c != nil {
+			c.stop()
 		}
+	}
+	nodes := []*demoNode{d.a, d.b, d.c}
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		if n != nil {
+			all.Go(func() { errs[i] = n.stop() })
+		}
+	}
+	all.Wait()
+	if d.origin != nil {
+		d.origin.close()
 	}
 	if keep {
 		d.app.term.say("the nodes' homes are kept in %s", d.dir)
@@ -162,6 +213,19 @@ func (d *demo) close(keep bool) error {
 		errs = append(errs, fmt.Errorf("remove the demo's folder: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// without returns args without a flag.
+func without(args []string, flag string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == flag })
+}
+
+// ended is the error of a process that has said itself what there was to say.
+func ended(exit int) error {
+	if exit == 0 {
+		return nil
+	}
+	return &node.APIError{Code: node.CodeInterrupted, Exit: exit} // of which nothing is printed
 }
 
 func text(err error) string {

@@ -22,15 +22,16 @@ import (
 
 // demoNode is a node of the demo: a process of its own with a home of its own.
 type demoNode struct {
-	name   string
-	home   home.Home
-	root   string // CELL_HOME
-	exe    string
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when the process has ended
-	stderr bytes.Buffer  // complete once exited is closed
-	status node.Status
-	client *node.Client
+	name     string
+	home     home.Home
+	root     string // CELL_HOME
+	registry string // where it would fetch modules that it does not bring along
+	exe      string
+	cmd      *exec.Cmd
+	exited   chan struct{} // closed when the process has ended
+	stderr   bytes.Buffer  // complete once exited is closed
+	status   node.Status
+	client   *node.Client
 }
 
 // stopTime is how long a node has to end in good order.
@@ -42,7 +43,7 @@ func (d *demo) startNode(ctx context.Context, name string, flags ...string) (*de
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	n := &demoNode{name: name, root: filepath.Join(d.dir, name), exe: exe, exited: make(chan struct{})}
+	n := &demoNode{name: name, root: filepath.Join(d.dir, name), registry: "http://" + d.origin.address(), exe: exe, exited: make(chan struct{})}
 	if n.home, err = home.At(n.root); err != nil {
 		return nil, err
 	}
@@ -89,7 +90,7 @@ func (n *demoNode) command(args ...string) *exec.Cmd {
 			c.Env = append(c.Env, kv)
 		}
 	}
-	c.Env = append(c.Env, "CELL_HOME="+n.root)
+	c.Env = append(c.Env, "CELL_HOME="+n.root, "GOPROXY="+n.registry)
 	c.Dir = filepath.Dir(n.root)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo to pass on
 	return c
@@ -102,7 +103,7 @@ type outcome struct {
 	took           time.Duration
 }
 
-// cell runs a command as a user of this node would.
+// cell runs a command as a user of this node would, in the demo's folder.
 func (n *demoNode) cell(ctx context.Context, args ...string) (outcome, error) {
 	c := n.command(args...)
 	var stdout, stderr bytes.Buffer

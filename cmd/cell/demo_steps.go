@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,7 +18,7 @@ import (
 	"cell.network/cell/internal/node"
 )
 
-// What a call may take to fail once the only replica is dead.
+// What a call may take to fail once no replica is left.
 const (
 	failNear = time.Second     // on its own node, and on the same LAN
 	failFar  = 3 * time.Second // for a node that knows it through the DHT only
@@ -27,13 +27,16 @@ const (
 // The steps of the demo. The manual of --break counts them from 1.
 var demoSteps = []demoStep{
 	{"three nodes start, each a process with its own home", 20 * time.Second, demoStart},
-	{"a cell is made, built and runs on node a", 3 * time.Minute, demoRun},
+	{"a cell from a git origin is published and runs on node a", 3 * time.Minute, demoRun},
 	{"node b finds it on the local network and calls it", 10 * time.Second, demoLAN},
 	{"node c, off the LAN, finds it through the DHT and calls it", 10 * time.Second, demoDHT},
-	{"the replica is killed: calls fail fast, with a hint", 20 * time.Second, demoKill},
-	{"it runs again, and all three calls succeed", time.Minute, demoAgain},
-	{"its author publishes it; node b fetches, checks and runs it", 2 * time.Minute, demoGrow},
-	{"origin and node a are gone: node c gets it from node b", 2 * time.Minute, demoSpread},
+	{"it stops: calls fail fast; it runs again: they succeed", 30 * time.Second, demoStop},
+	{"node b fetches it, checks it, builds it and runs it", 2 * time.Minute, demoGrow},
+	{"origin and node a are dead: node c gets it from node b", 2 * time.Minute, demoSpread},
+	{"a forged release and a withdrawn one are refused", 20 * time.Second, demoLie},
+	{"under load it divides, on nodes b and c", 30 * time.Second, demoLoad},
+	{"without load the oldest go, and no request fails", 80 * time.Second, demoRest},
+	{"half of the replicas are killed, and replaced", 30 * time.Second, demoHeal},
 }
 
 func demoStart(ctx context.Context, d *demo) (string, error) {
@@ -49,12 +52,23 @@ func demoStart(ctx context.Context, d *demo) (string, error) {
 			return "", err
 		}
 	}
+	var err error
+	if d.origin == nil {
+		if d.origin, err = startOrigin(ctx, d.dir); err != nil {
+			return "", err
+		}
+		if d.watch, err = newWatch(d.origin, d.taps, d.alone); err != nil {
+			return "", err
+		}
+	}
 	for _, name := range []string{"a", "b", "c"} {
 		if err := shareBuildCache(filepath.Join(d.dir, name)); err != nil {
 			return "", err
 		}
 	}
-	flagsA, flagsB, note, err := d.lanFlags()
+	var flagsA, flagsB []string
+	var note string
+	flagsA, flagsB, note, err = d.lanFlags()
 	if err != nil {
 		return "", err
 	}
@@ -93,7 +107,7 @@ func demoStart(ctx context.Context, d *demo) (string, error) {
 	if d.c, err = d.startNode(ctx, "c", "--no-lan", "--bootstrap", entry); err != nil {
 		return "", err
 	}
-	return note + "; c knows " + entry, nil
+	return note + "; c knows " + entry + "; " + d.watch.String(), nil
 }
 
 // lanFlags put nodes a and b on one LAN tier: by multicast on loopback, or by
@@ -111,32 +125,31 @@ func (d *demo) lanFlags() (a, b []string, note string, err error) {
 		}
 		own[i] = strconv.Itoa(p)
 	}
+	d.direct = netip.MustParseAddrPort(net.JoinHostPort("127.0.0.1", own[1]))
 	directed := func(mine, other string) []string {
 		return append(slices.Clone(port), "--no-multicast", "--lan-unicast", mine, "--lan-directed", net.JoinHostPort("127.0.0.1", other))
 	}
 	return directed(own[0], own[1]), directed(own[1], own[0]), "this host refuses multicast: announcements are directed to the neighbour by address", nil
 }
 
-func demoRun(ctx context.Context, d *demo) (string, error) {
-	d.source = filepath.Join(d.dir, "greeter")
-	if got, err := d.a.cell(ctx, "new", filepath.Base(d.source)); err != nil || got.exit != 0 {
-		return "", failed("cell new", got, err)
+func demoRun(ctx context.Context, d *demo) (_ string, err error) {
+	d.source = filepath.Join(d.dir, "author")
+	if err := d.writeCell(ctx, filepath.Join(d.dir, "greeter")); err != nil {
+		return "", err
 	}
-	if d.breaks() {
-		if err := os.WriteFile(filepath.Join(d.source, "broken.go"), []byte("package greeter\n\nfunc broken( {}\n"), 0o644); err != nil {
-			return "", err
-		}
+	if d.old, err = d.publishOld(ctx); err != nil {
+		return "", err
+	}
+	if err := d.publish(ctx); err != nil {
+		return "", err
 	}
 	after := d.a.last(ctx)
 	replica, err := d.a.client.Run(ctx, d.source, d.progress)
 	if err != nil {
 		return "", err
 	}
-	d.ref, d.replica = replica.Cell, replica.ID
-	// C finds the cell through the DHT, so the DHT has to hold it.
-	held, err := d.a.wait(ctx, after, func(e journal.Event) bool {
-		return e.Kind == journal.Announce && e.Data["phase"] == "held"
-	})
+	d.ref = replica.Cell
+	held, err := d.held(ctx, after)
 	if err != nil {
 		return "", err
 	}
@@ -144,7 +157,14 @@ func demoRun(ctx context.Context, d *demo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s says %q; announced: %s", d.replica, got, held.Text), nil
+	return fmt.Sprintf("from %s; %s says %q; announced: %s", d.origin.url(), replica.ID, got, held.Text), nil
+}
+
+// held waits until node a has told the DHT of the cell: c finds it there.
+func (d *demo) held(ctx context.Context, after uint64) (journal.Event, error) {
+	return d.a.wait(ctx, after, func(e journal.Event) bool {
+		return e.Kind == journal.Announce && e.Cell == d.ref && e.Data["phase"] == "held"
+	})
 }
 
 func demoLAN(ctx context.Context, d *demo) (string, error) { return d.find(ctx, d.b, "lan") }
@@ -209,22 +229,15 @@ func (n *demoNode) learnt(ctx context.Context, ref string) (string, error) {
 	return "", fmt.Errorf("node %s does not say where it learnt of %s", n.name, ref)
 }
 
-func demoKill(ctx context.Context, d *demo) (string, error) {
-	after := d.a.last(ctx)
+// demoStop stops the cell, wants calls to fail at once, and runs it again.
+func demoStop(ctx context.Context, d *demo) (string, error) {
 	if !d.breaks() {
-		if err := d.a.client.Kill(ctx, d.replica); err != nil {
-			return "", err
-		}
-		if _, err := d.a.wait(ctx, after, func(e journal.Event) bool { return e.Kind == journal.Exit }); err != nil {
-			return "", err
+		if got, err := d.a.cell(ctx, "stop", "greeter"); err != nil || got.exit != 0 {
+			return "", failed("cell stop", got, err)
 		}
 	}
-	var times []string
-	for _, c := range []struct {
-		node  *demoNode
-		ref   string
-		limit time.Duration
-	}{{d.a, "greeter", failNear}, {d.b, d.ref, failNear}, {d.c, d.ref, failFar}} {
+	var failedIn, answered []string
+	for _, c := range d.callers() {
 		got, err := c.node.cell(ctx, "call", c.ref+"/hello", `{"Name":"Ada"}`)
 		if err != nil {
 			return "", err
@@ -237,103 +250,34 @@ func demoKill(ctx context.Context, d *demo) (string, error) {
 		case got.took > c.limit:
 			return "", fmt.Errorf("on node %s the call took %s to fail, more than %s", c.node.name, duration(got.took), duration(c.limit))
 		}
-		times = append(times, fmt.Sprintf("%s %s", c.node.name, duration(got.took)))
-	}
-	return "exit code 3 on all: " + strings.Join(times, ", "), nil
-}
-
-func demoAgain(ctx context.Context, d *demo) (string, error) {
-	if d.breaks() {
-		if err := os.RemoveAll(d.source); err != nil {
-			return "", err
-		}
+		failedIn = append(failedIn, fmt.Sprintf("%s %s", c.node.name, duration(got.took)))
 	}
 	after := d.a.last(ctx)
 	if _, err := d.a.client.Run(ctx, d.source, d.progress); err != nil {
 		return "", err
 	}
-	if _, err := d.a.wait(ctx, after, func(e journal.Event) bool {
-		return e.Kind == journal.Announce && e.Data["phase"] == "held"
-	}); err != nil {
+	if _, err := d.held(ctx, after); err != nil {
 		return "", err
 	}
-	var said []string
-	for _, c := range []struct {
-		node *demoNode
-		ref  string
-	}{{d.a, "greeter"}, {d.b, d.ref}, {d.c, d.ref}} {
+	for _, c := range d.callers() {
 		begin := time.Now()
 		if _, err := c.node.greetSoon(ctx, c.ref); err != nil {
 			return "", err
 		}
-		said = append(said, fmt.Sprintf("%s after %s", c.node.name, duration(time.Since(begin))))
+		answered = append(answered, fmt.Sprintf("%s after %s", c.node.name, duration(time.Since(begin))))
 	}
-	return "answered: " + strings.Join(said, ", "), nil
+	return "exit code 3 and a hint: " + strings.Join(failedIn, ", ") + "; answered: " + strings.Join(answered, ", "), nil
 }
 
-// demoGrow publishes the cell from a git repository and grows it on node b,
-// which is made one of the author's machines first.
-func demoGrow(ctx context.Context, d *demo) (string, error) {
-	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=demo", "-c", "user.email=demo@localhost", "commit", "-q", "-m", "first"}} {
-		c := exec.CommandContext(ctx, "git", append([]string{"-C", d.source}, args...)...)
-		if out, err := c.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("git %s: %w: %s", args[0], err, out)
-		}
-	}
-	if got, err := d.a.cell(ctx, "publish", "--dir", d.source); err != nil || got.exit != 0 {
-		return "", failed("cell publish", got, err)
-	}
-	for _, n := range []*demoNode{d.b, d.c} {
-		if n == d.b && d.breaks() {
-			continue // not admitted, and so not trusted with the author's code
-		}
-		token, err := d.a.cell(ctx, "admit", n.status.Node.String())
-		if err != nil || token.exit != 0 {
-			return "", failed("cell admit on node a", token, err)
-		}
-		if got, err := n.cell(ctx, "admit", token.stdout); err != nil || got.exit != 0 {
-			return "", failed("cell admit on node "+n.name, got, err)
-		}
-	}
-	return d.grow(ctx, d.b, d.a)
+// demoCaller is a node from which the cell is called.
+type demoCaller struct {
+	node  *demoNode
+	ref   string
+	limit time.Duration // for a call that finds nobody
 }
 
-// demoSpread ends the first seed and the repository, and grows the cell on node
-// c, which has never seen it.
-func demoSpread(ctx context.Context, d *demo) (string, error) {
-	if err := os.RemoveAll(d.source); err != nil {
-		return "", err
-	}
-	d.a.end()
-	if d.breaks() {
-		d.b.end()
-	}
-	return d.grow(ctx, d.c, d.b)
-}
-
-// grow grows the cell on node n and wants it to come from node seed.
-func (d *demo) grow(ctx context.Context, n, seed *demoNode) (string, error) {
-	after := n.last(ctx)
-	if _, err := n.client.Grow(ctx, d.ref, nil, d.progress); err != nil {
-		return "", err
-	}
-	var fetched journal.Event
-	for _, kind := range []journal.Kind{journal.Fetch, journal.Verify, journal.Ready} {
-		e, err := n.wait(ctx, after, func(e journal.Event) bool { return e.Kind == kind })
-		if err != nil {
-			return "", err
-		}
-		if kind == journal.Fetch {
-			fetched = e
-		}
-	}
-	if want := "seed " + seed.status.Node.String(); fetched.Data["source"] != want {
-		return "", fmt.Errorf("it came from %v, not from %s", fetched.Data["source"], want)
-	}
-	if _, err := n.greet(ctx, d.ref); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%.0f bytes from node %s, signature and content checked; it answers on node %s", fetched.Data["bytes"], seed.name, n.name), nil
+func (d *demo) callers() []demoCaller {
+	return []demoCaller{{d.a, "greeter", failNear}, {d.b, d.ref, failNear}, {d.c, d.ref, failFar}}
 }
 
 // greet calls the cell as a user would and checks what it says.
