@@ -74,7 +74,6 @@ type Conn struct {
 	out     queue
 	calls   caller
 	serving server
-	skip    uint32 // see [Times]; of the reader alone
 
 	end  sync.Once     // of the connection
 	done chan struct{} // closed when reader and writer have ended
@@ -179,6 +178,7 @@ func (c *Conn) fail(err error) {
 func (c *Conn) read() error {
 	r := bufio.NewReaderSize(c.rw, readBuffer)
 	targets := make(map[string]string)
+	skip := uint32(0) // calls, see Times
 	for {
 		b, err := r.Peek(HeaderSize)
 		if err != nil {
@@ -194,7 +194,7 @@ func (c *Conn) read() error {
 		r.Discard(HeaderSize)
 		switch h.kind {
 		case kindRequest:
-			err = c.readRequest(r, h, targets)
+			err = c.readRequest(r, h, targets, &skip)
 		case kindResponse:
 			err = c.readResponse(r, h)
 		case kindCancel:
@@ -214,7 +214,7 @@ func (c *Conn) read() error {
 	}
 }
 
-func (c *Conn) readRequest(r *bufio.Reader, h header, targets map[string]string) error {
+func (c *Conn) readRequest(r *bufio.Reader, h header, targets map[string]string, skip *uint32) error {
 	in, err := c.serving.admit(h)
 	if err != nil {
 		refusal, ok := err.(*Error)
@@ -235,7 +235,7 @@ func (c *Conn) readRequest(r *bufio.Reader, h header, targets map[string]string)
 		return err
 	}
 	if c.cfg.Times != nil {
-		in.start = c.cfg.Times.start(&c.skip)
+		in.start = c.cfg.Times.start(skip)
 	}
 	c.serving.start(in)
 	return nil
