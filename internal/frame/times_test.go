@@ -115,6 +115,20 @@ func TestTimesForget(t *testing.T) {
 	}
 }
 
+// TestTimesForgetUnwatched lets seconds pass in which nobody adds or reads.
+func TestTimesForgetUnwatched(t *testing.T) {
+	for seconds := 2; seconds <= 7; seconds++ {
+		synctest.Test(t, func(t *testing.T) {
+			conn, times := timed(t)
+			callAll(t, conn, 200*time.Millisecond)
+			time.Sleep(time.Duration(seconds) * time.Second)
+			if got := times.P99(); got != 0 {
+				t.Errorf("%v after %d seconds of nothing", got, seconds)
+			}
+		})
+	}
+}
+
 // TestSlowBodyIsNoSlowCall sends a body slowly: that is not the handler's time.
 func TestSlowBodyIsNoSlowCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
