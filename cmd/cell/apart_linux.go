@@ -82,11 +82,13 @@ func playIn(ctx context.Context, how *syscall.SysProcAttr, self string, args []s
 	how.Setpgid, how.Pdeathsig = true, syscall.SIGTERM // Ctrl-C is for us to pass on, once
 	err = cmd.Start()
 	theirs.Close()
-	var number syscall.Errno
-	if errors.As(err, &number) {
+	if number := syscall.Errno(0); errors.As(err, &number) {
 		err = number // the rest is about this program's path
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return 0, errors.New("this host allows no more network namespaces")
+	case err != nil:
 		return 0, fmt.Errorf("make a network namespace: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })

@@ -12,8 +12,7 @@ import (
 	"cell.network/cell/internal/node"
 )
 
-// The load: as much work as needs more than demoMin replicas and is less than
-// demoMax can do, whatever the machine.
+// The load: more processor time than demoMin replicas may use, on any machine.
 const (
 	heavyRate  = 50 // calls a second
 	heavyBurst = 4  // of which so many come at once: on each node every replica gets some
@@ -113,15 +112,15 @@ func demoHeal(ctx context.Context, d *demo) (string, error) {
 		return "", err
 	}
 	victims := pids[:(len(pids)+1)/2]
+	begin := time.Now()
+	for _, pid := range victims {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			return "", fmt.Errorf("kill replica with pid %d: %w", pid, err)
+		}
+	}
 	if d.breaks() { // and nobody is left to replace them
 		d.b.end()
 		d.c.end()
-	}
-	begin := time.Now()
-	for _, pid := range victims {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !d.breaks() {
-			return "", fmt.Errorf("kill replica with pid %d: %w", pid, err)
-		}
 	}
 	healed, err := d.until(ctx, d.b, func(s node.CellStatus) (missing string, err error) {
 		now, err := d.pids(ctx)
