@@ -47,9 +47,6 @@ func (n *Node) start() error {
 	if err != nil {
 		return err
 	}
-	if err := h.Make(); err != nil {
-		return err
-	}
 	s := node.DefaultSettings()
 	s.Network, s.Mode, s.Author = network, node.ModeServer, n.org.author.Public()
 	s.Listen = []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", n.addr(), port)}
@@ -151,11 +148,19 @@ func (n *Node) Cells() []node.CellStatus { return n.node.Cells() }
 // Operate puts the author's and the colony's secret keys on this node's disk,
 // so that [Node.Stop] and [Node.Scale] may speak for all hosts.
 func (n *Node) Operate() error {
+	return n.save(map[string]identity.Private{node.RoleAuthor: n.org.author, node.RoleColony: n.org.colony})
+}
+
+// save writes keys, by role, to the node's disk.
+func (n *Node) save(keys map[string]identity.Private) error {
 	h, err := home.At(n.root)
 	if err != nil {
 		return err
 	}
-	for role, k := range map[string]identity.Private{node.RoleAuthor: n.org.author, node.RoleColony: n.org.colony, node.RoleNode: n.key} {
+	if err := h.Make(); err != nil {
+		return err
+	}
+	for role, k := range keys {
 		if err := k.Save(h.Key(role)); err != nil {
 			return err
 		}

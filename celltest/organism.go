@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/node"
 	"cell.network/cell/internal/sim"
 )
 
@@ -88,7 +89,11 @@ func New(t testing.TB, o Options) *Organism {
 		org.nodes = append(org.nodes, &Node{org: org, index: i, root: t.TempDir(), key: key(o.Seed, "node", i)})
 	}
 	for _, n := range org.nodes {
-		if err := n.start(); err != nil {
+		err := n.save(map[string]identity.Private{node.RoleNode: n.key})
+		if err == nil {
+			err = n.start()
+		}
+		if err != nil {
 			t.Fatalf("start node %d: %v", n.index, err)
 		}
 	}

@@ -304,6 +304,11 @@ func (w *processes) Call(ctx context.Context, i int, target string) (string, err
 	return answer.Text, nil
 }
 
+func (w *processes) Stop(i int) error {
+	_, err := w.nodes[i].client.Stop(w.t.Context(), "greeter@"+w.Author())
+	return err
+}
+
 func (w *processes) KillReplica(i int) error {
 	ctx := w.t.Context()
 	rs, err := w.nodes[i].client.Replicas(ctx)

@@ -19,6 +19,7 @@ type world interface {
 	Author() string
 	Run(i int) error                                                // greeter on node i; returns when it answers
 	Call(ctx context.Context, i int, target string) (string, error) // errors match a *frame.Error by code
+	Stop(i int) error                                               // as `cell stop` does
 	KillReplica(i int) error                                        // as a crash would
 	KillNode(i int)                                                 // as a power failure would
 	Down(i int) error                                               // as SIGTERM does; returns when the node has gone
@@ -32,8 +33,9 @@ var scenarios = []struct {
 	play func(ctx context.Context, t *testing.T, w world)
 }{
 	{"found by LAN and DHT", playFound},
-	{"a dead replica fails fast and comes back", playReplicaDeath},
-	{"a dead node comes back", playNodeDeath},
+	{"a stopped cell fails fast until it is run again", playStop},
+	{"a dead replica is replaced", playReplicaDeath},
+	{"a dead node comes back with what it ran", playNodeDeath},
 	{"nobody serves it", playNobody},
 	{"a newer replica takes over", playTakeover},
 	{"a node goes down", playDown},
@@ -45,6 +47,9 @@ func TestSimulated(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := celltest.New(t, celltest.Options{Nodes: 3, LAN: lanOf, Knows: knownTo})
+				if err := o.Node(0).Operate(); err != nil { // as the first of the processes does
+					t.Fatal(err)
+				}
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
 				s.play(ctx, t, simulated{o})
@@ -87,6 +92,11 @@ func (w simulated) Run(i int) error {
 func (w simulated) Call(ctx context.Context, i int, target string) (string, error) {
 	out, err := w.o.Node(i).Call(ctx, target, []byte("Ada"))
 	return string(out), err
+}
+
+func (w simulated) Stop(i int) error {
+	_, err := w.o.Node(i).Stop(context.Background(), "greeter")
+	return err
 }
 
 func (w simulated) KillReplica(i int) error {
@@ -172,12 +182,12 @@ func playFound(ctx context.Context, t *testing.T, w world) {
 	eventually(ctx, t, w, 2)
 }
 
-func playReplicaDeath(ctx context.Context, t *testing.T, w world) {
+func playStop(ctx context.Context, t *testing.T, w world) {
 	mustRun(t, w, 0)
 	for i := range 3 {
 		eventually(ctx, t, w, i)
 	}
-	if err := w.KillReplica(0); err != nil {
+	if err := w.Stop(0); err != nil {
 		t.Fatal(err)
 	}
 	wantNoReplica(ctx, t, w, 0, time.Second)
@@ -186,6 +196,23 @@ func playReplicaDeath(ctx context.Context, t *testing.T, w world) {
 	mustRun(t, w, 0)
 	for i := range 3 {
 		eventually(ctx, t, w, i)
+	}
+}
+
+// playReplicaDeath kills the only replica: its host starts another, which is
+// found by everybody, and nobody has to ask for it.
+func playReplicaDeath(ctx context.Context, t *testing.T, w world) {
+	mustRun(t, w, 0)
+	for i := range 3 {
+		eventually(ctx, t, w, i)
+	}
+	if err := w.KillReplica(0); err != nil {
+		t.Fatal(err)
+	}
+	limit, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for i := range 3 { // by the new one: the other has ended
+		eventually(limit, t, w, i)
 	}
 }
 
@@ -210,7 +237,6 @@ func playNodeDeath(ctx context.Context, t *testing.T, w world) {
 	if err := w.RestartNode(0); err != nil {
 		t.Fatal(err)
 	}
-	mustRun(t, w, 0)
 	for i := range 3 {
 		eventually(ctx, t, w, i)
 	}

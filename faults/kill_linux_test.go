@@ -59,7 +59,8 @@ func ended(t *testing.T, limit time.Duration, ps []process) {
 }
 
 // A node that is killed loses no key, no certificate and no line of its
-// journal, leaves no process behind, and starts again on the same home.
+// journal, leaves no process behind, and starts again on the same home with the
+// cells that it ran.
 func TestKillNode(t *testing.T) {
 	needsGo(t)
 	killNode(t)
@@ -192,9 +193,10 @@ func killNode(t *testing.T) {
 			t.Errorf("life %d: cell events without a node shows %d events of %d", life, n, len(told))
 		}
 	}
-	s.up() // and it goes on
-	s.greeter()
-	s.greet("greeter/hello")
+	s.up() // and it goes on, with what it ran
+	eventually(t, 15*time.Second, "the greeter answers unasked", func() bool {
+		return strings.Contains(s.cell("call", "greeter/hello", `{"Name":"Ada"}`).stdout, `"hello Ada"`)
+	})
 }
 
 // A node killed as often as it starts, at any moment of it, comes up the next
