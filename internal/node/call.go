@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/mesh"
+	"cell.network/cell/internal/record"
 )
 
 // Call sends a request of a program on this machine to a replica of the cell
@@ -35,17 +37,172 @@ func (n *Node) Call(ctx context.Context, r frame.Request) (frame.Response, error
 	return n.callAnywhere(ctx, t.cell, r)
 }
 
-// callAnywhere tries this node's replicas, then those of others.
+// callAnywhere sends a request to one of those who serve the cell, here or
+// elsewhere. Where there is nobody, it may wait for one to come, and choose anew.
 func (n *Node) callAnywhere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
-	res, here := n.callHere(ctx, cell, r)
-	if !retriable(here) {
-		return res, here
+	for until := (time.Time{}); ; {
+		res, err := n.callCheapest(ctx, cell, r)
+		if !retriable(err) || codeOf(err) == frame.Overloaded {
+			return res, err
+		}
+		if until.IsZero() {
+			until = time.Now().Add(maxHold)
+		}
+		if time.Now().After(until) || !n.hold(ctx, cell) {
+			return res, err
+		}
 	}
-	res, there := n.callThere(ctx, cell, r)
-	if retriable(there) {
-		return res, worse(here, there)
+}
+
+// callCheapest tries those who are known to serve the cell, the cheapest first,
+// and then those who are discovered.
+func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
+	var t tries
+	var room [8]option
+	for {
+		options := n.options(room[:0], cell, &t)
+		if len(options) == 0 {
+			break
+		}
+		best, greet, s := 0, -1, sent{}
+		if len(options) > 1 { // else there is nothing to choose, and nothing to remember
+			best, greet, s = n.balance.choose(cell, options, time.Now())
+		}
+		if greet >= 0 {
+			n.greet(cell, options[greet].via)
+		}
+		if res, err := n.send(ctx, cell, r, options[best], s, &t); !retriable(err) {
+			return res, err
+		}
 	}
-	return res, there
+	for ep, err := range n.mesh.Discover(ctx, cell) {
+		if err != nil {
+			return frame.Response{}, t.failure(ctx, cell, err)
+		}
+		if ep.Node == n.self || t.asked(&ep) {
+			continue
+		}
+		o := option{place: place{node: ep.Node}, via: &ep}
+		if res, err := n.send(ctx, cell, r, o, sent{}, &t); !retriable(err) {
+			return res, err
+		}
+	}
+	return frame.Response{}, t.failure(ctx, cell, nil)
+}
+
+// options appends to list the places that are known to serve the cell and have
+// not been tried. It looks anew each time: a replica that drains has a successor.
+func (n *Node) options(list []option, cell identity.Cell, t *tries) []option {
+	n.mu.Lock()
+	if s := n.services[cell]; s != nil {
+		for _, x := range s.replicas {
+			if x.getState() == ReplicaAlive && !slices.Contains(t.replicas, x) {
+				list = append(list, option{place: place{replica: x}, inflight: x.trunk.Inflight(), leaving: x.parting.Load()})
+			}
+		}
+	}
+	n.mu.Unlock()
+	others := n.mesh.Cached(cell)
+	for i := range others {
+		if ep := &others[i]; !t.asked(ep) {
+			list = append(list, option{place: place{node: ep.Node}, leaving: ep.Draining(), via: ep})
+		}
+	}
+	return list
+}
+
+// send sends a request to a place where a call was counted as begun, and notes
+// a refusal.
+func (n *Node) send(ctx context.Context, cell identity.Cell, r frame.Request, to option, s sent, t *tries) (res frame.Response, err error) {
+	if to.replica != nil {
+		res, err = to.replica.call(ctx, r)
+	} else {
+		res, err = n.axon.Call(ctx, to.node, to.via.Addrs, r)
+	}
+	if s.load != nil {
+		n.balance.end(s, err, time.Now())
+	}
+	if !retriable(err) {
+		return res, err
+	}
+	t.refused(to, err)
+	switch {
+	case to.replica != nil, codeOf(err) == frame.Overloaded, codeOf(err) == frame.Draining:
+	default:
+		n.mesh.Forget(cell, to.node)
+	}
+	return res, err
+}
+
+// greetTime is how long a node that is greeted may take to answer.
+const greetTime = 2 * time.Second
+
+// greet sees in the background whether a node can be reached, and how far it
+// is, before requests depend on it.
+func (n *Node) greet(cell identity.Cell, ep *mesh.Endpoint) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.leaving {
+		return
+	}
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), greetTime)
+		defer cancel()
+		trip, err := n.axon.Ping(ctx, ep.Node, ep.Addrs)
+		n.balance.greeted(cell, ep.Node, trip, err, time.Now())
+		if codeOf(err) == frame.NotSent {
+			n.mesh.Forget(cell, ep.Node)
+		}
+	})
+}
+
+// tries are the places that refused a request, and why.
+type tries struct {
+	replicas []*replica
+	nodes    []try
+	here     error    // of the replicas
+	busy     error    // of nodes that may be asked again
+	others   []string // of other nodes, for people
+}
+
+// try is one attempt to have another node take the request.
+type try struct {
+	node  identity.Key
+	order record.Order // of the lease
+}
+
+// asked reports whether a node was tried; one that has announced itself anew
+// since, perhaps at another address, may be tried a second time.
+func (t *tries) asked(ep *mesh.Endpoint) bool {
+	times := 0
+	for _, x := range t.nodes {
+		if x.node == ep.Node {
+			if times++; times == 2 || x.order == ep.Lease.Order {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// refused notes why a place did not take the request.
+func (t *tries) refused(by option, err error) {
+	if by.replica != nil {
+		t.replicas, t.here = append(t.replicas, by.replica), worse(err, t.here)
+		return
+	}
+	t.nodes = append(t.nodes, try{by.node, by.via.Lease.Order})
+	if codeOf(err) == frame.Overloaded {
+		t.busy = err
+		return
+	}
+	t.others = append(t.others, fmt.Sprintf("%s (%s): %v", by.node.Short(), by.via.Tier, err))
+}
+
+// failure is what a caller is told when nobody took the request; err is what
+// discovery said, or nil.
+func (t *tries) failure(ctx context.Context, cell identity.Cell, err error) error {
+	return worse(t.here, worse(t.busy, notFound(ctx, cell, err, t.others)))
 }
 
 func (n *Node) resolve(ref identity.Ref) (identity.Cell, error) {
@@ -59,22 +216,32 @@ func (n *Node) resolve(ref identity.Ref) (identity.Cell, error) {
 // request, so that another may be tried. A refusal for cause, such as an
 // unknown method, is an answer.
 func retriable(err error) bool {
-	var e *frame.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch e.Code {
+	switch codeOf(err) {
 	case frame.NotSent, frame.NoReplica, frame.Draining, frame.Overloaded:
 		return true
 	}
 	return false
 }
 
+// codeOf returns the code of an error, OK for nil and for one that has none.
+func codeOf(err error) frame.Code {
+	if err == nil {
+		return frame.OK
+	}
+	if e, ok := err.(*frame.Error); ok {
+		return e.Code
+	}
+	var e *frame.Error
+	if !errors.As(err, &e) {
+		return frame.OK
+	}
+	return e.Code
+}
+
 // worse keeps the error that tells a caller more: that a replica is overloaded
 // rather than that another is gone.
 func worse(a, b error) error {
-	var e *frame.Error
-	if errors.As(a, &e) && e.Code != frame.NoReplica {
+	if c := codeOf(a); c != frame.OK && c != frame.NoReplica {
 		return a
 	}
 	return b
@@ -116,34 +283,6 @@ func (n *Node) leastBusy(cell identity.Cell, tried []*replica) *replica {
 		}
 	}
 	return best
-}
-
-// callThere discovers other nodes that serve the cell and tries them as they
-// are found.
-func (n *Node) callThere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
-	var tried []string
-	var last error
-	for ep, err := range n.mesh.Discover(ctx, cell) {
-		if err != nil {
-			return frame.Response{}, notFound(ctx, cell, err, tried)
-		}
-		if ep.Node == n.self {
-			continue
-		}
-		res, err := n.axon.Call(ctx, ep.Node, ep.Addrs, r)
-		if !retriable(err) {
-			return res, err
-		}
-		if errors.Is(err, &frame.Error{Code: frame.Overloaded}) {
-			last = err // it is there, and may be asked again
-			continue
-		}
-		if !errors.Is(err, &frame.Error{Code: frame.Draining}) {
-			n.mesh.Forget(cell, ep.Node)
-		}
-		tried = append(tried, fmt.Sprintf("%s (%s): %v", ep.Node.Short(), ep.Tier, err))
-	}
-	return frame.Response{}, worse(last, notFound(ctx, cell, nil, tried))
 }
 
 // notFound says why no replica was found, and what to do.

@@ -94,6 +94,7 @@ type Node struct {
 	randMu   sync.Mutex
 
 	refused refusals
+	balance balancer      // of calls, among the replicas here and other nodes
 	targets targets       // of programs on this machine
 	served  targets       // of other nodes, who name authors by key only
 	kicked  chan struct{} // one token: decide now
