@@ -26,8 +26,11 @@ import (
 // namespace, sets it up, opens the taps, and by exec becomes the third, which has
 // the rights of its user again and plays.
 
-// apartReport is the descriptor on which the second process says how it went.
-const apartReport = 3
+// Descriptors of the second process.
+const (
+	apartReport = 3 // on which it says how it went
+	apartLeash  = 4 // that ends when the first process does; the third has it too
+)
 
 // apartReady is what it says when all is well. Anything else is an error.
 const apartReady = "ready"
@@ -54,8 +57,6 @@ func playApart(ctx context.Context, args []string) (exit int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	runtime.LockOSThread() // the child is told of the end of this very thread
-	defer runtime.UnlockOSThread()
 	var refused []string
 	for _, how := range namespaces() {
 		exit, err := playIn(ctx, how, self, append(args, "--apart"))
@@ -75,13 +76,20 @@ func playIn(ctx context.Context, how *syscall.SysProcAttr, self string, args []s
 		return 0, err
 	}
 	defer report.Close()
+	leash, hand, err := os.Pipe()
+	if err != nil {
+		theirs.Close()
+		return 0, err
+	}
+	defer hand.Close()
 	cmd := exec.Command(self, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = []*os.File{theirs, leash}
 	cmd.SysProcAttr = how
-	how.Setpgid, how.Pdeathsig = true, syscall.SIGTERM // Ctrl-C is for us to pass on, once
+	how.Setpgid = true // Ctrl-C is for us to pass on, once
 	err = cmd.Start()
 	theirs.Close()
+	leash.Close()
 	if number := syscall.Errno(0); errors.As(err, &number) {
 		err = number // the rest is about this program's path
 	}
@@ -142,14 +150,25 @@ func becomeApart(args []string, report io.Writer) error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("give up rights: %w", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil { // was told to another thread
-		return fmt.Errorf("follow the parent: %w", err)
-	}
 	if _, err := io.WriteString(report, apartReady); err != nil {
 		return err
 	}
 	return fmt.Errorf("start %s: %w", self, unix.Exec(self, append([]string{os.Args[0]}, args...), os.Environ()))
 }
+
+// followParent has the third process end in good order when the first is gone,
+// however that ended.
+func followParent(end func()) {
+	unix.CloseOnExec(apartLeash)
+	leash := os.NewFile(apartLeash, "leash")
+	go func() {
+		_, _ = leash.Read(make([]byte, 1)) // nothing ever comes
+		end()
+	}()
+}
+
+// dieWithDemo has the system end a process that the demo has no more time to end.
+func dieWithDemo(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGKILL }
 
 // raiseLoopback switches the loopback interface on, multicast included.
 func raiseLoopback() error {

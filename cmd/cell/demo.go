@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"cell.network/cell/internal/node"
@@ -54,12 +56,18 @@ Nothing is left behind, and nothing but a cache of compiled packages is kept.
 				}
 				alone = err
 			}
+			ctx, cancel := context.WithCancel(c.Context())
+			defer cancel()
+			if alone == nil {
+				followParent(cancel)
+			}
+			defer endWithReader(cancel)()
 			d, err := newDemo(a, sabotage)
 			if err != nil {
 				return err
 			}
 			d.noMulticast, d.taps, d.alone = noMulticast, taps, alone
-			err = d.run(c.Context())
+			err = d.run(ctx)
 			return errors.Join(err, d.close(keep))
 		},
 	}
@@ -213,6 +221,22 @@ func (d *demo) close(keep bool) error {
 		errs = append(errs, fmt.Errorf("remove the demo's folder: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// endWithReader calls end when nobody reads what is printed any more, which would
+// end this process at once, until it is undone.
+func endWithReader(end func()) (undo func()) {
+	closed := make(chan os.Signal, 1)
+	signal.Notify(closed, syscall.SIGPIPE)
+	go func() {
+		for range closed {
+			end()
+		}
+	}()
+	return func() {
+		signal.Stop(closed)
+		close(closed)
+	}
 }
 
 // without returns args without a flag.

@@ -53,6 +53,7 @@ func (d *demo) startNode(ctx context.Context, name string, flags ...string) (*de
 	args := append([]string{"up", "--json", "--network", d.network, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"}, flags...)
 	n.cmd = n.command(args...)
 	n.cmd.Stderr = &n.stderr
+	dieWithDemo(n.cmd.SysProcAttr)
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("start node %s: %w", name, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,5 +98,56 @@ func TestDemoBreaks(t *testing.T) {
 		if code, out := runDemo(t, "--break", fmt.Sprint(n)); code != 2 {
 			t.Errorf("--break %d: exit code %d, want 2\n%s", n, code, out)
 		}
+	}
+}
+
+// A demo that is not watched to its end ends its nodes and removes its folder.
+func TestDemoLeavesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts the demo's nodes")
+	}
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, leave := range map[string]func(*exec.Cmd, io.Closer) error{
+		"interrupted":   func(c *exec.Cmd, _ io.Closer) error { return c.Process.Signal(os.Interrupt) },
+		"nobody reads":  func(_ *exec.Cmd, out io.Closer) error { return out.Close() },
+		"no namespaces": func(c *exec.Cmd, _ io.Closer) error { return c.Process.Signal(os.Interrupt) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, err := os.MkdirTemp("", "cell-left-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			c := exec.Command(path, "demo")
+			if name == "no namespaces" {
+				c.Args = append(c.Args, "--no-namespace")
+			}
+			c.Env = append(os.Environ(), "TMPDIR="+dir)
+			out, err := c.StdoutPipe()
+			if err == nil {
+				err = c.Start()
+			}
+			if err == nil {
+				_, err = out.Read(make([]byte, 1)) // the nodes are up
+			}
+			if err == nil {
+				err = leave(c, out)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, out) // until the demo has ended
+			_ = c.Wait()
+			if code := c.ProcessState.ExitCode(); code != 130 {
+				t.Errorf("exit code %d, want 130", code)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
 	}
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"syscall"
 )
 
 // tapCount is how many taps the demo is given.
@@ -17,6 +18,10 @@ var errNoTap = errors.New("this system has no network namespaces")
 func playApart(context.Context, []string) (exit int, err error) { return 0, errNoTap }
 
 func enterApart([]string) error { return errNoTap }
+
+func followParent(func()) {}
+
+func dieWithDemo(*syscall.SysProcAttr) {}
 
 // tap would count the packets that are sent to a port.
 type tap struct{}
