@@ -70,6 +70,7 @@ func field(out, word string) string {
 // An author's second machine serves his cell while his keys and his first
 // machine are away; without his word it does not.
 func TestAdmit(t *testing.T) {
+	t.Parallel()
 	w := newSite(t)
 	lan := []string{"--network", "celltest", "--no-bootstrap", "--lan-port", strconv.Itoa(w.lanPort)}
 	a, c := w.up(lan...), w.up(lan...)

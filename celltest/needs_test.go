@@ -150,6 +150,7 @@ func (w needs) run(i int, dir string) {
 
 // A cell calls one that its [needs] name, on the same host and on others, and no other.
 func TestNeeds(t *testing.T) {
+	t.Parallel()
 	w := newNeeds(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

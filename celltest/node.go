@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -114,22 +115,73 @@ type Handler func(ctx context.Context, method string, in []byte) ([]byte, error)
 // nodes that run a cell of one name run the same handler, the one given last.
 func (n *Node) Run(name string, h Handler) error { return n.Deploy(name, "", h) }
 
-// Deploy is Run with more of a Cell.toml, such as a section [scaling].
+// Deploy is Run with more of a Cell.toml after the cell's name, such as a
+// section [scaling].
 func (n *Node) Deploy(name, manifest string, h Handler) error {
+	dir, err := n.write(name, manifest, h)
+	if err != nil {
+		return err
+	}
+	_, err = n.node.RunCell(context.Background(), dir, func(node.Progress) {})
+	return err
+}
+
+// Publish signs a release of a cell with the author's key, which [Node.Operate]
+// puts here, and seeds it. The manifest names its version. It runs the real git.
+func (n *Node) Publish(name, manifest string, h Handler) error {
+	dir, err := n.write(name, manifest, h)
+	if err != nil {
+		return err
+	}
+	if err := Commit(dir); err != nil {
+		return err
+	}
+	_, err = n.node.Publish(context.Background(), dir, "")
+	return err
+}
+
+// Grow fetches a release of a cell from whoever seeds it, starts a replica on
+// this node and returns when it answers. The handler is that of the publisher.
+func (n *Node) Grow(ctx context.Context, name string) error {
+	_, err := n.node.Grow(ctx, n.cell(name).String(), nil, func(node.Progress) {})
+	return err
+}
+
+// write makes the source of a cell on this node's disk.
+func (n *Node) write(name, manifest string, h Handler) (dir string, err error) {
 	n.org.programs.set(name, func(ctx context.Context, r frame.Request) (frame.Response, error) {
 		_, method, _ := strings.Cut(r.Target, "/")
 		out, err := h(ctx, method, r.Body)
 		return frame.Response{Codec: r.Codec, Body: out}, err
 	})
-	dir := filepath.Join(n.root, "source", name)
+	dir = filepath.Join(n.root, "source", name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("write cell: %w", err)
+		return "", fmt.Errorf("write cell: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, node.ManifestFile), fmt.Appendf(nil, "[cell]\nname = %q\n%s", name, manifest), 0o644); err != nil {
-		return fmt.Errorf("write cell: %w", err)
+		return "", fmt.Errorf("write cell: %w", err)
 	}
-	_, err := n.node.RunCell(context.Background(), dir, func(node.Progress) {})
-	return err
+	return dir, nil
+}
+
+// Commit makes a folder a git repository, with all of its files in one commit.
+func Commit(dir string) error {
+	for _, args := range [][]string{
+		{"init", "--quiet"}, {"add", "."},
+		{"-c", "user.name=Ada", "-c", "user.email=ada@localhost", "-c", "commit.gpgsign=false", "commit", "--quiet", "--message", "A cell"},
+	} {
+		c := exec.Command("git", args...)
+		c.Dir = dir
+		for _, kv := range os.Environ() {
+			if !strings.HasPrefix(kv, "GIT_") { // of a git that runs these tests
+				c.Env = append(c.Env, kv)
+			}
+		}
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("git: %w: %s", err, out)
+		}
+	}
+	return nil
 }
 
 // Call calls a method as a program on this host would: "greeter/hello", or

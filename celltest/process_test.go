@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -13,12 +14,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"cell.network/cell/celltest"
 	"cell.network/cell/internal/home"
-	"cell.network/cell/internal/journal"
 	"cell.network/cell/internal/node"
 )
 
@@ -69,6 +71,7 @@ func TestMain(m *testing.M) {
 
 // The scenarios of the simulation, with real processes on loopback.
 func TestProcesses(t *testing.T) {
+	t.Parallel()
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			w := newProcesses(t)
@@ -181,6 +184,7 @@ var (
 	Hello = cell.NewMethod[Req, Res]("greeter/hello")
 	Slow  = cell.NewMethod[Req, Res]("greeter/slow")
 	Fail  = cell.NewMethod[Req, Res]("greeter/fail")
+	Work  = cell.NewMethod[Req, Res]("greeter/work")
 )
 `
 
@@ -189,6 +193,8 @@ var greeterMain = fmt.Sprintf(`package main
 import (
 	"context"
 	"errors"
+	"runtime"
+	"syscall"
 	"time"
 
 	"cell.local/greeter"
@@ -196,7 +202,7 @@ import (
 )
 
 func main() {
-	cell.Main(cell.On(greeter.Hello, hello), cell.On(greeter.Slow, slow), cell.On(greeter.Fail, fail))
+	cell.Main(cell.On(greeter.Hello, hello), cell.On(greeter.Slow, slow), cell.On(greeter.Fail, fail), cell.On(greeter.Work, work))
 }
 
 func hello(_ context.Context, in greeter.Req) (greeter.Res, error) {
@@ -215,7 +221,29 @@ func slow(ctx context.Context, in greeter.Req) (greeter.Res, error) {
 func fail(context.Context, greeter.Req) (greeter.Res, error) {
 	return greeter.Res{}, errors.New("out of greetings")
 }
-`, slowTime)
+
+// work takes so much CPU, however long that takes.
+func work(ctx context.Context, in greeter.Req) (greeter.Res, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for begin := used(); used()-begin < %d; {
+		if ctx.Err() != nil {
+			return greeter.Res{}, ctx.Err()
+		}
+	}
+	return hello(ctx, in)
+}
+
+// used is the CPU that this thread has used, in nanoseconds.
+func used() int64 {
+	var u syscall.Rusage
+	const thread = 1 // that of Linux; elsewhere the clock has to do
+	if syscall.Getrusage(thread, &u) != nil {
+		return time.Now().UnixNano()
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+`, slowTime, workTime)
 
 // shareBuildCache spares every test the compilation of the standard library and
 // every node that of the cells.
@@ -304,23 +332,54 @@ func (w *processes) Call(ctx context.Context, i int, target string) (string, err
 	return answer.Text, nil
 }
 
-func (w *processes) Stop(i int) error {
-	_, err := w.nodes[i].client.Stop(w.t.Context(), "greeter@"+w.Author())
+func (w *processes) Key(i int) string { return w.nodes[i].status.Node.String() }
+
+func (w *processes) Publish(i int) error {
+	if err := celltest.Commit(w.source); err != nil {
+		return err
+	}
+	_, err := w.nodes[i].client.Publish(w.t.Context(), w.source, "")
 	return err
 }
 
-func (w *processes) KillReplica(i int) error {
+func (w *processes) Grow(i int) error {
+	_, err := w.nodes[i].client.Grow(w.t.Context(), "greeter@"+w.Author(), nil, func(node.Progress) {})
+	return err
+}
+
+func (w *processes) Status(ctx context.Context, i int) (node.CellStatus, error) {
+	cells, err := w.nodes[i].client.Cells(ctx)
+	return greeterOf(cells), err
+}
+
+func (w *processes) Scale(i, lo, hi int) error {
+	_, err := w.nodes[i].client.Scale(w.t.Context(), node.ScaleRequest{Cell: "greeter@" + w.Author(), Min: &lo, Max: &hi})
+	return err
+}
+
+func (w *processes) Stop(i int) (everywhere bool, err error) {
+	done, err := w.nodes[i].client.Stop(w.t.Context(), "greeter@"+w.Author())
+	return done.Everywhere, err
+}
+
+func (w *processes) Drain(i int, undo bool) error {
+	return w.nodes[i].client.Drain(w.t.Context(), node.DrainRequest{Undo: undo}, func(node.Progress) {})
+}
+
+func (w *processes) KillReplicas(i int) (int, error) {
 	ctx := w.t.Context()
 	rs, err := w.nodes[i].client.Replicas(ctx)
-	if err != nil {
-		return err
-	}
+	killed := 0
 	for _, r := range rs {
-		if r.State == node.ReplicaAlive {
-			return w.nodes[i].client.Kill(ctx, r.ID)
+		if r.State == node.ReplicaExited || !strings.HasPrefix(r.Cell, "greeter@") {
+			continue
 		}
+		if err := w.nodes[i].client.Kill(ctx, r.ID); err != nil {
+			return killed, err
+		}
+		killed++
 	}
-	return fmt.Errorf("node %d has no replica", i)
+	return killed, err
 }
 
 func (w *processes) KillNode(i int) { w.nodes[i].kill() }
@@ -340,24 +399,26 @@ func (w *processes) Down(i int) error {
 
 func (w *processes) RestartNode(i int) error { return w.start(w.nodes[i]) }
 
-func (w *processes) Wait(ctx context.Context, i int, kind string) error {
-	for e, err := range w.nodes[i].client.Events(ctx, 0, true) {
-		if err != nil {
-			return err
-		}
-		if e.Kind == journal.Kind(kind) {
-			return nil
-		}
-	}
-	return ctx.Err()
-}
+// lastPort is the one that was handed out last, less firstPort.
+var lastPort = rand.Uint32N(manyPorts)
 
+const (
+	firstPort = 20_000
+	manyPorts = 12_000 // below those that systems give to whoever wants any
+)
+
+// freePort is a UDP port that nobody uses, and that nobody else gets before a node
+// has it.
 func freePort(t *testing.T) int {
 	t.Helper()
-	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := firstPort + int(atomic.AddUint32(&lastPort, 1)%manyPorts)
+		c, err := net.ListenPacket("udp", ":"+strconv.Itoa(port))
+		if err == nil {
+			c.Close()
+			return port
+		}
 	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }

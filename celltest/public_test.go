@@ -19,6 +19,7 @@ import (
 // Two nodes of one LAN need no address, on the public network too: there
 // private addresses are neither published nor dialled, except among neighbours.
 func TestPublicLAN(t *testing.T) {
+	t.Parallel()
 	w := newSite(t)
 	args := []string{"--no-bootstrap", "--lan-port", strconv.Itoa(w.lanPort)}
 	a, b := w.up(args...), w.up(args...)
@@ -91,6 +92,7 @@ func (w *processes) waitFor(p *process, is func(journal.Event) bool) error {
 
 // A program's call to another host finishes though the program's own node goes down.
 func TestCallerGoesDown(t *testing.T) {
+	t.Parallel()
 	w := newProcesses(t)
 	if err := w.Run(0); err != nil {
 		t.Fatal(err)
@@ -116,6 +118,7 @@ func TestCallerGoesDown(t *testing.T) {
 
 // What goes wrong in a call is told in words, and by the exit code.
 func TestCallErrors(t *testing.T) {
+	t.Parallel()
 	w := newProcesses(t)
 	if err := w.Run(0); err != nil {
 		t.Fatal(err)

@@ -5,29 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"cell.network/cell/celltest"
 	"cell.network/cell/internal/frame"
+	"cell.network/cell/internal/node"
 )
 
 // world is where a scenario plays: in virtual time, or with real processes.
-// Nodes 0 and 1 share a LAN; node 2 has none and knows node 1's address only.
+// All replicas are of one cell, the greeter.
 type world interface {
 	Author() string
+	Key(i int) string                                               // of node i
 	Run(i int) error                                                // greeter on node i; returns when it answers
+	Publish(i int) error                                            // greeter, from node i, which seeds it then
+	Grow(i int) error                                               // greeter on node i, from whoever seeds it; returns when it answers
 	Call(ctx context.Context, i int, target string) (string, error) // errors match a *frame.Error by code
-	Stop(i int) error                                               // as `cell stop` does
-	KillReplica(i int) error                                        // as a crash would
+	Status(ctx context.Context, i int) (node.CellStatus, error)     // what node i knows of greeter on all hosts; zero where it knows nothing
+	Scale(i, lo, hi int) error                                      // as `cell scale` does
+	Stop(i int) (everywhere bool, err error)                        // as `cell stop` does
+	Drain(i int, undo bool) error                                   // the whole node, as `cell drain` does
+	KillReplicas(i int) (int, error)                                // those of greeter on node i, as a crash would; returns how many there were
 	KillNode(i int)                                                 // as a power failure would
 	Down(i int) error                                               // as SIGTERM does; returns when the node has gone
 	RestartNode(i int) error                                        // with the disk that it had
-	Wait(ctx context.Context, i int, kind string) error             // for an event in the journal, also a past one
 }
 
-// scenarios are the same for all worlds.
+// scenarios are the same for all worlds. In those, nodes 0 and 1 share a LAN;
+// node 2 has none and knows node 1's address only.
 var scenarios = []struct {
 	name string
 	play func(ctx context.Context, t *testing.T, w world)
@@ -52,7 +60,7 @@ func TestSimulated(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
-				s.play(ctx, t, simulated{o})
+				s.play(ctx, t, simulated{o: o})
 			})
 		})
 	}
@@ -72,21 +80,38 @@ func knownTo(i int) []int {
 	return nil
 }
 
-type simulated struct{ o *celltest.Organism }
+// simulated is a world in virtual time.
+type simulated struct {
+	o        *celltest.Organism
+	manifest string // of the greeter, after its name
+}
 
-func (w simulated) Author() string { return w.o.Author() }
+func (w simulated) Author() string   { return w.o.Author() }
+func (w simulated) Key(i int) string { return w.o.Node(i).Key() }
 
-func (w simulated) Run(i int) error {
-	return w.o.Node(i).Run("greeter", func(ctx context.Context, method string, in []byte) ([]byte, error) {
-		if method == "slow" {
-			select {
-			case <-time.After(slowTime):
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+func (w simulated) Run(i int) error { return w.o.Node(i).Deploy("greeter", w.manifest, greet) }
+
+func (w simulated) Publish(i int) error {
+	return w.o.Node(i).Publish("greeter", w.manifest, greet)
+}
+
+func (w simulated) Grow(i int) error { return w.o.Node(i).Grow(context.Background(), "greeter") }
+
+// greet is the greeter.
+func greet(ctx context.Context, method string, in []byte) ([]byte, error) {
+	switch method {
+	case "slow":
+		select {
+		case <-time.After(slowTime):
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		return fmt.Appendf(nil, "hello %s", in), nil
-	})
+	case "work":
+		if err := celltest.Work(ctx, workTime); err != nil {
+			return nil, err
+		}
+	}
+	return fmt.Appendf(nil, "hello %s", in), nil
 }
 
 func (w simulated) Call(ctx context.Context, i int, target string) (string, error) {
@@ -94,26 +119,35 @@ func (w simulated) Call(ctx context.Context, i int, target string) (string, erro
 	return string(out), err
 }
 
-func (w simulated) Stop(i int) error {
-	_, err := w.o.Node(i).Stop(context.Background(), "greeter")
-	return err
+func (w simulated) Status(_ context.Context, i int) (node.CellStatus, error) {
+	return greeterOf(w.o.Node(i).Cells()), nil
 }
 
-func (w simulated) KillReplica(i int) error {
-	n, err := w.o.Node(i).KillReplicas("greeter")
-	if err == nil && n != 1 {
-		err = fmt.Errorf("%d replicas died", n)
+func (w simulated) Scale(i, lo, hi int) error {
+	return w.o.Node(i).Scale(context.Background(), "greeter", lo, hi)
+}
+
+func (w simulated) Stop(i int) (everywhere bool, err error) {
+	return w.o.Node(i).Stop(context.Background(), "greeter")
+}
+
+func (w simulated) Drain(i int, undo bool) error {
+	return w.o.Node(i).Drain(context.Background(), "", undo)
+}
+
+func (w simulated) KillReplicas(i int) (int, error) { return w.o.Node(i).KillReplicas("greeter") }
+func (w simulated) KillNode(i int)                  { w.o.Node(i).Kill() }
+func (w simulated) Down(i int) error                { return w.o.Node(i).Down() }
+func (w simulated) RestartNode(i int) error         { return w.o.Node(i).Restart() }
+
+// greeterOf is what a node says of the greeter; zero where it does not know it.
+func greeterOf(cells []node.CellStatus) node.CellStatus {
+	for _, c := range cells {
+		if strings.HasPrefix(c.Cell, "greeter@") {
+			return c
+		}
 	}
-	return err
-}
-
-func (w simulated) KillNode(i int)          { w.o.Node(i).Kill() }
-func (w simulated) Down(i int) error        { return w.o.Node(i).Down() }
-func (w simulated) RestartNode(i int) error { return w.o.Node(i).Restart() }
-
-func (w simulated) Wait(ctx context.Context, i int, kind string) error {
-	_, err := w.o.Node(i).Wait(ctx, kind, "")
-	return err
+	return node.CellStatus{}
 }
 
 func greeter(w world) string { return "greeter@" + w.Author() + "/hello" }
@@ -187,8 +221,8 @@ func playStop(ctx context.Context, t *testing.T, w world) {
 	for i := range 3 {
 		eventually(ctx, t, w, i)
 	}
-	if err := w.Stop(0); err != nil {
-		t.Fatal(err)
+	if everywhere, err := w.Stop(0); err != nil || !everywhere {
+		t.Fatalf("stopped everywhere: %t, %v", everywhere, err)
 	}
 	wantNoReplica(ctx, t, w, 0, time.Second)
 	wantNoReplica(ctx, t, w, 1, time.Second)
@@ -206,8 +240,8 @@ func playReplicaDeath(ctx context.Context, t *testing.T, w world) {
 	for i := range 3 {
 		eventually(ctx, t, w, i)
 	}
-	if err := w.KillReplica(0); err != nil {
-		t.Fatal(err)
+	if n, err := w.KillReplicas(0); err != nil || n != 1 {
+		t.Fatalf("%d replicas were killed: %v", n, err)
 	}
 	limit, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -222,18 +256,22 @@ func playNodeDeath(ctx context.Context, t *testing.T, w world) {
 		eventually(ctx, t, w, i)
 	}
 	w.KillNode(0)
+	var calls sync.WaitGroup
 	for i := 1; i < 3; i++ { // nobody was told: the call must end all the same
-		begin := time.Now()
-		limit, cancel := context.WithTimeout(ctx, 10*time.Second)
-		if out, err := w.Call(limit, i, greeter(w)); err == nil {
-			t.Errorf("node %d: a dead node answered %q", i, out)
-		} else if limit.Err() != nil {
-			t.Errorf("node %d: the call ended with its deadline only: %v", i, err)
-		} else {
-			t.Logf("node %d gave up on the dead node after %v: %v", i, time.Since(begin), err)
-		}
-		cancel()
+		calls.Go(func() {
+			begin := time.Now()
+			limit, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if out, err := w.Call(limit, i, greeter(w)); err == nil {
+				t.Errorf("node %d: a dead node answered %q", i, out)
+			} else if limit.Err() != nil {
+				t.Errorf("node %d: the call ended with its deadline only: %v", i, err)
+			} else {
+				t.Logf("node %d gave up on the dead node after %v: %v", i, time.Since(begin), err)
+			}
+		})
 	}
+	calls.Wait()
 	if err := w.RestartNode(0); err != nil {
 		t.Fatal(err)
 	}
