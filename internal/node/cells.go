@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"cell.network/cell/internal/autonomic"
-	"cell.network/cell/internal/identity"
-	"cell.network/cell/internal/pulse"
 	"cell.network/cell/internal/record"
 )
 
@@ -17,16 +15,16 @@ func (n *Node) Cells() []CellStatus {
 	rows := n.pulse.Rows()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := time.Now()
+	sifted := n.siftLocked(rows, time.Now())
 	all := make([]CellStatus, 0, len(n.services))
 	for _, s := range n.services {
-		all = append(all, n.statusLocked(s, rows, now))
+		all = append(all, n.statusLocked(s, sifted[s.cell]))
 	}
 	slices.SortFunc(all, func(a, b CellStatus) int { return strings.Compare(a.Cell, b.Cell) })
 	return all
 }
 
-func (n *Node) statusLocked(s *service, rows []pulse.Seen, now time.Time) CellStatus {
+func (n *Node) statusLocked(s *service, others []testimony) CellStatus {
 	p := s.policy()
 	c := CellStatus{
 		Cell: s.cell.String(), Want: s.decision.Want, Min: p.Min, Max: p.Max, Stopped: s.population.Stopped, Bounds: "Cell.toml",
@@ -42,28 +40,21 @@ func (n *Node) statusLocked(s *service, rows []pulse.Seen, now time.Time) CellSt
 	if len(s.decision.Actions) > 0 {
 		c.Decision = s.decision.Actions[0].Reason.String()
 	}
-	add := func(node identity.Key, capacity record.Capacity, rc record.RowCell, age time.Duration) {
-		h := HostLoad{Node: node, Self: node == n.self, Code: rc.Code, Room: int(capacity.Room), CPUFree: 1, AgeMS: ms(age)}
-		if capacity.CPU > 0 {
-			h.CPUFree = float64(capacity.CPUFree) / float64(capacity.CPU)
+	if own, ok := n.ownLocked(s); ok {
+		others = append(slices.Clone(others), own)
+	}
+	for _, o := range others {
+		h := HostLoad{Node: o.node, Self: o.node == n.self, Code: o.cell.Code, Room: int(o.capacity.Room), CPUFree: 1, AgeMS: ms(o.age)}
+		if o.capacity.CPU > 0 {
+			h.CPUFree = float64(o.capacity.CPUFree) / float64(o.capacity.CPU)
 		}
 		c.Hosts = append(c.Hosts, h)
-		for _, r := range rc.Replicas {
+		for _, r := range o.cell.Replicas {
 			c.add(ReplicaLoad{
-				Node: node, Self: h.Self, ID: r.ID, Generation: r.Generation, State: stateWord(r.State),
+				Node: o.node, Self: h.Self, ID: r.ID, Generation: r.Generation, State: stateWord(r.State),
 				Offered: float64(r.Offered) / 1000, Shed: float64(r.Shed) / 1000, Inflight: float64(r.Inflight) / 1000,
 				P99MS: float64(r.P99) / 1000, CPU: float64(r.CPU) / 1000, Memory: int64(r.Memory) << 20,
 			})
-		}
-	}
-	if own, ok := n.rowCellLocked(s); ok {
-		add(n.self, n.capacityLocked(), own, 0)
-	}
-	for _, seen := range rows {
-		for _, rc := range seen.Row.Cells {
-			if rc.Cell == s.cell && n.countsLocked(seen.Row, s.cell, now) {
-				add(seen.Row.Node(), seen.Row.Capacity, rc, seen.Age)
-			}
 		}
 	}
 	if c.Live > 0 {

@@ -40,7 +40,7 @@ type deployed struct {
 const (
 	deployFile     = "deploy.json"
 	populationFile = "population.rec"
-	maxDeployFile  = 2 * maxManifest
+	maxDeployFile  = 8 * maxManifest // JSON writes some characters as six
 )
 
 func (n *Node) cellDir(cell identity.Cell) string {
@@ -70,6 +70,8 @@ func (n *Node) releaseIn(cell identity.Cell, dir string) record.Spore {
 // keepDeployment writes what this node may start of a cell, and whether it was
 // told to let go of it.
 func (n *Node) keepDeployment(s *service) error {
+	n.keeping.Lock()
+	defer n.keeping.Unlock()
 	n.mu.Lock()
 	d, drained := s.deploy, s.drained
 	n.mu.Unlock()
@@ -118,10 +120,16 @@ func (n *Node) restore(ctx context.Context) {
 
 func (n *Node) restoreCell(ctx context.Context, cell identity.Cell) error {
 	dir := n.cellDir(cell)
-	raw, err := os.ReadFile(filepath.Join(dir, populationFile))
+	word := filepath.Join(dir, populationFile)
+	raw, err := os.ReadFile(word)
 	if err == nil {
-		n.service(cell)
-		n.hearPopulation(cell, raw)
+		var written time.Time
+		if st, err := os.Stat(word); err == nil {
+			written = st.ModTime()
+		}
+		if err := n.loadPopulation(n.service(cell), raw, written); err != nil {
+			n.event(journal.Refuse, "", cell.String(), clipText(err.Error()), nil)
+		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read population record: %w", err)
 	}

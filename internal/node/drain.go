@@ -44,12 +44,7 @@ func (n *Node) part(s *service, rs []*replica, cause string, handover func()) {
 	case <-time.After(viewTime):
 	case <-n.quit:
 	}
-	n.mu.Lock()
-	stays := s.staysLocked()
-	n.mu.Unlock()
-	if !stays {
-		n.withdraw(s, cause)
-	}
+	n.withdraw(s, cause, func() bool { return !s.staysLocked() })
 	n.drainAll(s.cell, rs)
 }
 
@@ -92,8 +87,9 @@ func (n *Node) Drain(ctx context.Context, target string, undo bool, tell func(Pr
 	}
 	n.mu.Lock()
 	s := n.services[cell]
+	known := s != nil && s.deploy != nil
 	n.mu.Unlock()
-	if s == nil || s.deploy == nil {
+	if !known {
 		return fmt.Errorf("drain %s: %w", cell.Short(), ErrNotServed)
 	}
 	return n.drainCell(ctx, s, undo, progress)
@@ -156,11 +152,9 @@ func (n *Node) drainNode(ctx context.Context, undo bool, progress func(Progress)
 // nobody can.
 func (n *Node) letGo(ctx context.Context, s *service, cause string, progress func(Progress)) {
 	n.mu.Lock()
-	var rs []*replica
-	for _, r := range s.replicas {
-		if r.parting.CompareAndSwap(false, true) {
-			rs = append(rs, r)
-		}
+	rs := slices.Clone(s.replicas)
+	for _, r := range rs {
+		r.parting.Store(true)
 	}
 	for _, c := range s.claims {
 		c.cancel()
@@ -173,7 +167,7 @@ func (n *Node) letGo(ctx context.Context, s *service, cause string, progress fun
 	}
 	progress(Progress{Text: fmt.Sprintf("%d replicas of %s drain", len(rs), s.cell.Short())})
 	n.part(s, rs, cause, func() {
-		if live, able := n.elsewhere(ctx, s); live > 0 {
+		if live, able := n.elsewhere(context.WithoutCancel(ctx), s); live > 0 {
 			progress(Progress{Text: fmt.Sprintf("%s has %d replicas on other hosts", s.cell.Short(), live)})
 		} else if able == 0 {
 			progress(Progress{Text: "no other host has " + s.cell.Short() + ": nobody serves it from now on"})
@@ -193,24 +187,22 @@ func (n *Node) elsewhere(ctx context.Context, s *service) (live, able int) {
 		n.mu.Lock()
 		decided := s.decided
 		live, able = 0, 0
-		for _, seen := range rows {
-			for _, c := range seen.Row.Cells {
-				if c.Cell != s.cell || !n.countsLocked(seen.Row, s.cell, time.Now()) {
-					continue
-				}
-				if c.Code && seen.Row.Capacity.Room > 0 {
-					able++
-				}
-				for _, r := range c.Replicas {
-					if r.State == record.ReplicaLive {
-						live++
-					}
+		for _, o := range n.siftLocked(rows, time.Now())[s.cell] {
+			if o.age > hostSilent {
+				continue
+			}
+			if o.cell.Code && o.capacity.Room > 0 {
+				able++
+			}
+			for _, r := range o.cell.Replicas {
+				if r.State == record.ReplicaLive {
+					live++
 				}
 			}
 		}
-		stopped := s.population.Stopped
+		idle := s.population.Stopped || s.decision.Want == 0
 		n.mu.Unlock()
-		if live > 0 || able == 0 || stopped {
+		if live > 0 || able == 0 || idle {
 			return live, able
 		}
 		select {

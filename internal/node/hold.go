@@ -6,7 +6,6 @@ import (
 
 	"cell.network/cell/internal/autonomic"
 	"cell.network/cell/internal/identity"
-	"cell.network/cell/internal/record"
 )
 
 // Limits on requests that wait for a replica to be born.
@@ -47,12 +46,13 @@ func (n *Node) hold(ctx context.Context, cell identity.Cell) bool {
 		rows := n.pulse.Rows()
 		n.mu.Lock()
 		decided = s.decided
-		live, coming := 0, false
-		for _, r := range n.viewLocked(s, rows, time.Now()).Replicas {
-			switch record.ReplicaState(r.State) {
-			case record.ReplicaLive:
+		live, coming := 0, !s.searched && s.deploy != nil
+		for _, r := range n.viewLocked(s, n.siftLocked(rows, time.Now())[cell]).Replicas {
+			switch {
+			case r.Age > hostSilent:
+			case r.State == autonomic.Live:
 				live++
-			case record.ReplicaStarting:
+			case r.State == autonomic.Starting:
 				coming = true
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cell.network/cell/internal/axon"
@@ -90,14 +91,20 @@ type Node struct {
 	drained  bool                          // the operator wants nothing on this node
 	machine  Machine                       // at the last look
 	known    chan struct{}                 // closed and replaced when a cell is known that was not
-	rand     *rand.Rand                    // guarded by randMu
-	randMu   sync.Mutex
+	turn     int                           // whose turn it is at the front of the row
+
+	partnersKnown map[identity.Key]partner // nodes to exchange rows with
+	partnersKept  []byte                   // as they lie on disk; of know
+	rand          *rand.Rand               // guarded by randMu
+	randMu        sync.Mutex
 
 	refused refusals
 	balance balancer      // of calls, among the replicas here and other nodes
 	targets targets       // of programs on this machine
 	served  targets       // of other nodes, who name authors by key only
+	keeping sync.Mutex    // held while files of cells are written, before mu
 	kicked  chan struct{} // one token: decide now
+	soon    atomic.Bool   // a kick is on its way
 	down    chan struct{} // closed by Down
 	once    sync.Once
 	quit    chan struct{}  // closed when the node begins to leave
@@ -117,6 +124,7 @@ func New(cfg Config) (_ *Node, err error) {
 		settings: cfg.Settings, certs: cfg.Certs,
 		services: make(map[identity.Cell]*service), seeds: make(map[identity.Cell]*mesh.Lease), relays: make(map[*frame.Conn]relay), rand: cfg.Rand,
 		down: make(chan struct{}), quit: make(chan struct{}), kicked: make(chan struct{}, 1), known: make(chan struct{}),
+		partnersKnown: make(map[identity.Key]partner),
 	}
 	defer func() {
 		if err != nil {
@@ -192,6 +200,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.seedAll()
 	_, err := os.Stat(filepath.Join(n.cfg.Home.State, drainedFile))
 	n.drained = err == nil
+	if err := n.loadPartners(); err != nil {
+		n.cfg.Log.Warn("load partners", "err", err)
+	}
 	part("mesh", n.mesh.Run)
 	part("pulse", n.pulse.Run)
 	part("scale", n.scale)

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,16 +12,16 @@ import (
 	"cell.network/cell/internal/record"
 )
 
-// hearPopulation takes in an operator's word on a cell, from another node's row
-// or from this node's disk: signed by the cell's author or by this node's
-// colony, and newer than what is known. Only cells that this node knows count.
-func (n *Node) hearPopulation(cell identity.Cell, raw []byte) {
+// hearPopulation takes in an operator's word on a cell, from another node's row:
+// signed by the cell's author or by this node's colony, and newer than what is
+// known. Only cells that this node knows count. It reports whether it was news.
+func (n *Node) hearPopulation(cell identity.Cell, raw []byte) bool {
 	n.mu.Lock()
 	s := n.services[cell]
-	known := s == nil || (bytes.Equal(s.population.Raw, raw) || bytes.Equal(s.refused, raw))
+	known := s == nil || bytes.Equal(s.population.Raw, raw) || bytes.Equal(s.refused, raw)
 	n.mu.Unlock()
 	if known {
-		return
+		return false
 	}
 	p, err := record.OpenPopulation(raw, n.net.ID(), time.Now())
 	if err == nil && p.Cell != cell {
@@ -31,32 +32,60 @@ func (n *Node) hearPopulation(cell identity.Cell, raw []byte) {
 	}
 	if err != nil {
 		n.refuse(journal.LeaseRefused, "pulse", record.Reason(err))
-		n.mu.Lock()
-		s.refused = raw
-		n.mu.Unlock()
-		return
+		if !errors.Is(err, record.ErrClock) && !errors.Is(err, record.ErrStale) && !errors.Is(err, record.ErrGrant) { // these may pass
+			n.mu.Lock()
+			s.refused = raw
+			n.mu.Unlock()
+		}
+		return false
 	}
-	n.setPopulation(s, p)
+	newer, err := n.setPopulation(s, p)
+	if err != nil {
+		n.cfg.Log.Error("keep population record", "cell", s.cell, "err", err)
+	}
+	return newer
 }
 
-// setPopulation puts a verified record into force, unless a newer one is.
-func (n *Node) setPopulation(s *service, p record.Population) {
+// loadPopulation puts the word into force that an earlier life of this node
+// verified and wrote down at a time; the clock may not be set yet.
+func (n *Node) loadPopulation(s *service, raw []byte, written time.Time) error {
+	now := time.Now()
+	if now.Before(written) {
+		now = written
+	}
+	p, err := record.OpenPopulation(raw, n.net.ID(), now)
+	if err != nil {
+		return fmt.Errorf("read population record: %w", err)
+	}
+	if p.Cell != s.cell || !p.Counts(n.colony()) {
+		return fmt.Errorf("read population record: %w", record.ErrGrant)
+	}
+	_, err = n.setPopulation(s, p)
+	return err
+}
+
+// setPopulation puts a verified record into force, in memory and on disk,
+// unless a newer one is.
+func (n *Node) setPopulation(s *service, p record.Population) (newer bool, err error) {
+	n.keeping.Lock()
 	n.mu.Lock()
-	newer := s.population.Raw == nil || p.Supersedes(s.population)
+	newer = s.population.Raw == nil || p.Supersedes(s.population)
 	if newer {
 		s.population = p
 	}
 	n.mu.Unlock()
-	if !newer {
-		return
+	if newer {
+		err = n.keepFile(s.cell, populationFile, p.Raw)
 	}
-	if err := n.keepFile(s.cell, populationFile, p.Raw); err != nil {
-		n.cfg.Log.Error("keep population record", "cell", s.cell, "err", err)
+	n.keeping.Unlock()
+	if !newer {
+		return false, nil
 	}
 	n.event(journal.Config, "", s.cell.String(), "population: "+wordsOf(p), map[string]any{
 		"min": p.Min, "max": p.Max, "stopped": p.Stopped, "by": p.Signer.String(),
 	})
 	n.changed()
+	return true, err
 }
 
 func wordsOf(p record.Population) string {
@@ -96,19 +125,26 @@ func (n *Node) direct(s *service, change func(*record.PopulationOffer)) (record.
 			return record.Population{}, errNoWord
 		}
 	}
-	n.mu.Lock()
-	was := s.population
-	n.mu.Unlock()
-	now := time.Now()
-	o := record.PopulationOffer{Cell: s.cell, Min: was.Min, Max: was.Max, Stopped: was.Stopped, Issued: now, TTL: CertTTL}
-	change(&o)
-	o.Order = record.Order{Incarnation: max(uint64(now.UnixMilli()), was.Order.Incarnation), Sequence: was.Order.Sequence + 1}
-	p, err := record.SignPopulation(signer, n.net.ID(), o)
-	if err != nil {
-		return record.Population{}, err
+	for {
+		n.mu.Lock()
+		was := s.population
+		n.mu.Unlock()
+		now := time.Now()
+		o := record.PopulationOffer{Cell: s.cell, Min: was.Min, Max: was.Max, Stopped: was.Stopped, Issued: now, TTL: CertTTL}
+		change(&o)
+		o.Order = record.Order{Incarnation: max(uint64(now.UnixMilli()), was.Order.Incarnation), Sequence: was.Order.Sequence + 1}
+		p, err := record.SignPopulation(signer, n.net.ID(), o)
+		if err != nil {
+			return record.Population{}, err
+		}
+		newer, err := n.setPopulation(s, p)
+		if err != nil {
+			return p, fmt.Errorf("keep the word on %s: %w", s.cell.Short(), err)
+		}
+		if newer {
+			return p, nil
+		} // another operator was quicker: say it again, with regard to that
 	}
-	n.setPopulation(s, p)
-	return p, nil
 }
 
 // Scale sets how many replicas a cell has at least and at most, on all hosts,
@@ -125,7 +161,11 @@ func (n *Node) Scale(ctx context.Context, text string, lo, hi *int, reset bool) 
 	}
 	n.mu.Lock()
 	bounds := s.policy()
+	unknown := s.deploy == nil && s.population.Max == 0
 	n.mu.Unlock()
+	if unknown && !reset && (lo == nil || hi == nil) {
+		return Scaled{}, NewError(CodeUsage, "this node has not got "+cell.Short()+" and does not know its bounds", "give both: cell scale "+string(cell.Name)+" --min N --max N")
+	}
 	if lo != nil {
 		bounds.Min = *lo
 		bounds.Max = max(bounds.Max, bounds.Min)
@@ -204,25 +244,18 @@ func (n *Node) serviceSomewhere(ctx context.Context, cell identity.Cell) (*servi
 	return nil, ErrNotServed
 }
 
-// unstop lets a cell run again that the operator starts: here, and everywhere
-// where a key on this machine may say so. What was to be started of a stopped
-// cell before is taken away, and returned, so that nothing old starts first.
-func (n *Node) unstop(s *service) (before *deployment, err error) {
+// unstop lets a cell run again that was stopped, on all hosts, where a key on
+// this machine may say so.
+func (n *Node) unstop(s *service) error {
 	n.mu.Lock()
 	stopped := s.population.Stopped
-	s.drained = false
-	if stopped {
-		before, s.deploy = s.deploy, nil
-	}
 	n.mu.Unlock()
 	if !stopped {
-		return nil, nil
+		return nil
 	}
-	if _, err := n.direct(s, func(o *record.PopulationOffer) { o.Stopped = false }); err != nil {
-		n.mu.Lock()
-		s.deploy = before
-		n.mu.Unlock()
-		return nil, NewError(CodeRefused, s.cell.Short()+" was stopped on all hosts, and no key on this machine may start it again", "start it where the author's or the colony's key is")
+	_, err := n.direct(s, func(o *record.PopulationOffer) { o.Stopped = false })
+	if err == error(errNoWord) {
+		return NewError(CodeRefused, s.cell.Short()+" was stopped on all hosts, and no key on this machine may start it again", "start it where the author's or the colony's key is")
 	}
-	return before, nil
+	return err
 }

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	readyTime = 10 * time.Second // for a replica to say that it is ready
-	maxExited = 8                // ended replicas of a cell that `cell ps` still shows
+	readyTime = 8 * time.Second // for a replica to say that it is ready; less than a claim counts
+	maxExited = 8               // ended replicas of a cell that `cell ps` still shows
 )
 
 // service is a cell that this node serves, could serve, or was told about.
@@ -41,6 +41,8 @@ type service struct {
 	population record.Population // the operator's word on how many; zero: none
 	refused    []byte            // a word on it that did not count
 	waiting    int               // requests held until there is a replica
+	searched   bool              // that was done at least once, so that decisions can be taken
+	known      time.Time         // when this record was made
 	search     time.Time         // when to look next for others who have it
 	searches   int               // how often that was done
 	memory     autonomic.Memory
@@ -191,7 +193,7 @@ func (n *Node) watch(s *service, r *replica, exit error) {
 	}
 	n.mu.Unlock()
 	if last {
-		n.withdraw(s, id)
+		n.withdraw(s, id, func() bool { return len(s.replicas) == 0 })
 	}
 	close(r.done)
 	n.changed()

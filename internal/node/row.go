@@ -14,12 +14,23 @@ import (
 	"cell.network/cell/internal/record"
 )
 
-// What a node takes on. A row has to hold all of it.
+// What a node takes on.
 const (
-	maxHosted     = 48       // replicas on this node
+	maxHosted     = 48       // replicas on this node, as far as its row holds them
 	maxHostedCell = 24       // of these, of one cell
 	maxMourned    = 8        // ended replicas of a cell that its row still tells of
 	minMemory     = 64 << 20 // bytes that a replica is reckoned to need where Cell.toml sets no limit
+	maxGeneration = 1 << 32  // greater ones are lies
+)
+
+// What a row's parts take in bytes, at most and about: all that this node runs
+// must be in its row, so it takes no more than the row holds.
+const (
+	rowBytes        = record.MaxRowSize - 100
+	rowHeadBytes    = 330 // with a membership
+	rowCellBytes    = 46  // beside the name
+	rowReplicaBytes = 40
+	usualName       = 20
 )
 
 // mourned is a replica that ended without being asked, as the row tells of it
@@ -33,7 +44,9 @@ type mourned struct {
 // claim is a replica that this node has told others it is starting.
 type claim struct {
 	number, generation uint64
-	cancel             func() // gives it up
+	deploy             *deployment // that is started
+	ordered            bool        // by the operator himself: no decision takes it back
+	cancel             func()      // gives it up
 }
 
 // row is what this node says of itself now.
@@ -49,12 +62,38 @@ func (n *Node) row() record.RowOffer {
 			o.Cells = append(o.Cells, c)
 		}
 	}
-	// Those with replicas first: a row that would be too long loses its end.
+	// Those with replicas first: a row that would be too long loses its end. The
+	// others take turns.
 	slices.SortFunc(o.Cells, func(a, b record.RowCell) int {
 		return cmp.Or(cmp.Compare(len(b.Replicas), len(a.Replicas)), strings.Compare(a.Cell.String(), b.Cell.String()))
 	})
+	idle := o.Cells
+	for len(idle) > 0 && len(idle[0].Replicas) > 0 {
+		idle = idle[1:]
+	}
+	if n.turn++; len(idle) > 1 {
+		k := n.turn % len(idle)
+		copy(idle, append(slices.Clone(idle[k:]), idle[:k]...))
+	}
 	o.Cells = o.Cells[:min(len(o.Cells), record.MaxRowCells)]
 	return o
+}
+
+// roomLocked is how many more replicas of any cell fit into this node's row.
+func (n *Node) roomLocked() int {
+	left, busy, hosted := rowBytes-rowHeadBytes, 0, 0
+	for cell, s := range n.services {
+		if k := len(s.replicas) + len(s.claims) + len(s.mourned); k > 0 {
+			busy++
+			hosted += len(s.replicas) + len(s.claims)
+			left -= rowCellBytes + len(cell.Name) + k*rowReplicaBytes
+		}
+	}
+	left -= rowCellBytes + usualName // it may be for a cell that has none yet
+	if busy >= record.MaxRowCells {
+		return 0
+	}
+	return max(0, min(maxHosted-hosted, left/rowReplicaBytes))
 }
 
 func (n *Node) capacityLocked() record.Capacity {
@@ -63,12 +102,8 @@ func (n *Node) capacityLocked() record.Capacity {
 		CPU: thousandths(m.Cores), CPUFree: thousandths(m.Cores * m.CPUFree),
 		Memory: mebibytes(m.Memory), MemoryFree: mebibytes(m.MemoryFree),
 	}
-	hosted := 0
-	for _, s := range n.services {
-		hosted += len(s.replicas) + len(s.claims)
-	}
 	if !n.leaving && !n.drained {
-		c.Room = uint32(max(0, maxHosted-hosted))
+		c.Room = uint32(n.roomLocked())
 		if m.Memory > 0 {
 			c.Room = min(c.Room, uint32(m.MemoryFree/minMemory))
 		}
@@ -137,18 +172,24 @@ func (n *Node) countsLocked(row record.Row, cell identity.Cell, now time.Time) b
 }
 
 // wanted tells pulse which rows are of use here: those of nodes that may serve
-// a cell that this node knows, or that bring word of one.
+// a cell that this node knows, or that bring a new word of its operator.
 func (n *Node) wanted(row record.Row) bool {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	now := time.Now()
+	shares := n.sharesLocked(row, time.Now())
+	n.mu.Unlock()
+	if shares {
+		return true
+	}
 	for _, c := range row.Cells {
-		if n.services[c.Cell] != nil && (len(c.Population) > 0 || n.countsLocked(row, c.Cell, now)) {
+		if len(c.Population) > 0 && n.hearPopulation(c.Cell, c.Population) {
 			return true
 		}
 	}
 	return false
 }
+
+// rowKick is how long news of other nodes is gathered before a decision.
+const rowKick = 50 * time.Millisecond
 
 // heardRow takes in another node's row.
 func (n *Node) heardRow(row record.Row) {
@@ -157,63 +198,74 @@ func (n *Node) heardRow(row record.Row) {
 			n.hearPopulation(c.Cell, c.Population)
 		}
 	}
-	n.kick()
+	if n.soon.CompareAndSwap(false, true) {
+		time.AfterFunc(rowKick, func() {
+			n.soon.Store(false)
+			n.kick()
+		})
+	}
 }
 
-// partners are the nodes to exchange rows with: who serves a cell that is known
-// here, and who seeds it.
-func (n *Node) partners() []pulse.Target {
-	n.mu.Lock()
-	topics := make(map[identity.Cell]bool, 2*len(n.services))
-	for cell := range n.services {
-		topics[cell], topics[cell.Seeds()] = true, true
-	}
-	n.mu.Unlock()
-	var out []pulse.Target
-	seen := make(map[identity.Key]bool)
-	for _, ep := range n.mesh.Known() {
-		if topics[ep.Lease.Cell] && ep.Node != n.self && !seen[ep.Node] {
-			seen[ep.Node] = true
-			out = append(out, pulse.Target{Node: ep.Node, Addrs: ep.Addrs})
+// testimony is what a node's row says of one cell, where that counts.
+type testimony struct {
+	node     identity.Key
+	capacity record.Capacity
+	cell     record.RowCell
+	age      time.Duration
+}
+
+// siftLocked sorts what other nodes say by cell: of cells that are known here,
+// by nodes that may serve them.
+func (n *Node) siftLocked(rows []pulse.Seen, now time.Time) map[identity.Cell][]testimony {
+	out := make(map[identity.Cell][]testimony, len(n.services))
+	for _, seen := range rows {
+		for _, c := range seen.Row.Cells {
+			if n.services[c.Cell] != nil && n.countsLocked(seen.Row, c.Cell, now) {
+				out[c.Cell] = append(out[c.Cell], testimony{seen.Row.Node(), seen.Row.Capacity, c, seen.Age})
+			}
 		}
 	}
-	slices.SortFunc(out, func(a, b pulse.Target) int { return strings.Compare(string(a.Node[:]), string(b.Node[:])) })
 	return out
+}
+
+// hostSilent is the age from which a row says nothing of the present: that of
+// [autonomic.Policy.Suspect].
+const hostSilent = 4 * time.Second
+
+// ownLocked is what this node says of a cell itself.
+func (n *Node) ownLocked(s *service) (testimony, bool) {
+	c, ok := n.rowCellLocked(s)
+	return testimony{n.self, n.capacityLocked(), c, 0}, ok
 }
 
 // viewLocked is what this node sees of a cell: its own replicas as they are now,
 // those of others as their rows say.
-func (n *Node) viewLocked(s *service, rows []pulse.Seen, now time.Time) autonomic.View {
-	v := autonomic.View{Cell: s.cell, Self: n.self, Waiting: float64(s.waiting), Stopped: s.population.Stopped}
-	add := func(node identity.Key, capacity record.Capacity, c record.RowCell, age time.Duration) {
-		h := autonomic.Host{Key: node, Room: int(min(capacity.Room, maxHosted)), HasCode: c.Code, CPUFree: 1, Age: age}
-		if capacity.CPU > 0 {
-			h.CPUFree = float64(capacity.CPUFree) / float64(capacity.CPU)
-		}
-		if len(c.Replicas) >= maxHostedCell {
-			h.Room = 0
-		}
-		v.Hosts = append(v.Hosts, h)
-		for _, r := range c.Replicas {
-			v.Replicas = append(v.Replicas, autonomic.Replica{
-				Host: node, ID: r.ID, State: autonomic.State(r.State), Generation: r.Generation, Age: age,
-				Offered: float64(r.Offered) / 1000, Shed: float64(r.Shed) / 1000, Inflight: float64(r.Inflight) / 1000, CPU: float64(r.CPU) / 1000,
-			})
-		}
+func (n *Node) viewLocked(s *service, others []testimony) autonomic.View {
+	v := autonomic.View{Cell: s.cell, Self: n.self, Stopped: s.population.Stopped}
+	if own, ok := n.ownLocked(s); ok {
+		own.into(&v)
 	}
-	if own, ok := n.rowCellLocked(s); ok {
-		add(n.self, n.capacityLocked(), own, 0)
-	}
-	for _, seen := range rows {
-		i := slices.IndexFunc(seen.Row.Cells, func(c record.RowCell) bool { return c.Cell == s.cell })
-		if i < 0 || !n.countsLocked(seen.Row, s.cell, now) {
-			continue
-		}
-		c := seen.Row.Cells[i]
-		v.Waiting += float64(c.Waiting)
-		add(seen.Row.Node(), seen.Row.Capacity, c, seen.Age)
+	for _, o := range others {
+		o.into(&v)
 	}
 	return v
+}
+
+// into adds a testimony to a view.
+func (o testimony) into(v *autonomic.View) {
+	h := autonomic.Host{Key: o.node, HasCode: o.cell.Code, CPUFree: 1, Age: o.age}
+	h.Room = max(0, min(int(min(o.capacity.Room, maxHosted)), maxHostedCell-len(o.cell.Replicas)))
+	if o.capacity.CPU > 0 {
+		h.CPUFree = float64(o.capacity.CPUFree) / float64(o.capacity.CPU)
+	}
+	v.Hosts = append(v.Hosts, h)
+	v.Waiting += float64(o.cell.Waiting)
+	for _, r := range o.cell.Replicas {
+		v.Replicas = append(v.Replicas, autonomic.Replica{
+			Host: o.node, ID: r.ID, State: autonomic.State(r.State), Generation: r.Generation, Age: o.age,
+			Offered: float64(r.Offered) / 1000, Shed: float64(r.Shed) / 1000, Inflight: float64(r.Inflight) / 1000, CPU: float64(r.CPU) / 1000,
+		})
+	}
 }
 
 // policy is what Cell.toml and the operator want of a cell's population.

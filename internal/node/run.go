@@ -74,26 +74,13 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 		return Replica{}, err
 	}
 	s := n.service(cell)
-	before, err := n.unstop(s)
-	if err != nil {
-		return Replica{}, err
-	}
-	c, err := n.claimNext(s)
+	c, err := n.claimNext(s, deploy)
 	if err != nil {
 		return Replica{}, err
 	}
 	r, err := n.spawn(ctx, s, deploy, c, built)
 	if err != nil {
-		n.mu.Lock()
-		s.dropClaim(c)
-		if s.deploy == nil {
-			s.deploy = before
-		}
-		if s.deploy == nil && len(s.replicas) == 0 && s.lease == nil && s.population.Raw == nil {
-			delete(n.services, cell)
-		}
-		n.mu.Unlock()
-		n.changed()
+		n.giveUp(s, c)
 		if tail := s.log.tail(); tail != "" {
 			return Replica{}, NewError(CodeFailed, err.Error(), "its last words:\n"+tail)
 		}
@@ -101,27 +88,28 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 	}
 	say(StepReady, "%s takes requests, pid %d", r.id, r.proc.PID())
 
-	n.mu.Lock()
-	older := slices.Clone(s.replicas)
-	n.mu.Unlock()
-	if !n.join(s, c, r) {
-		_ = r.proc.Kill()
-		<-r.done
+	if err := n.unstop(s); err != nil { // not before something runs that is worth it
+		n.giveUp(s, c)
+		r.end()
+		return Replica{}, err
+	}
+	older, ok := n.replace(s, c, r)
+	if !ok {
+		r.end()
 		return Replica{}, NewError(CodeFailed, r.id+" ended, or the node goes down", "see why: cell logs "+string(cell.Name)+", cell events")
 	}
-	n.mu.Lock()
-	s.deploy = deploy
-	lease := s.lease
-	for _, x := range older {
-		x.parting.Store(true)
-	}
-	n.mu.Unlock()
 	if err := n.keepDeployment(s); err != nil {
 		return Replica{}, err
 	}
 	n.changed()
 	n.drainAll(cell, older)
 
+	n.mu.Lock()
+	lease := s.lease
+	n.mu.Unlock()
+	if lease == nil {
+		return Replica{}, NewError(CodeFailed, r.id+" ended while it was announced", "its log: cell logs "+string(cell.Name))
+	}
 	say(StepAnnounce, "%s", n.announced(ctx, lease))
 	select {
 	case <-r.done:
@@ -130,6 +118,44 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 	}
 	say(StepAlive, "%s", cell)
 	return r.view(cell), nil
+}
+
+// giveUp drops a claim that the operator asked for, and the service where that
+// was all of it.
+func (n *Node) giveUp(s *service, c *claim) {
+	n.mu.Lock()
+	s.dropClaim(c)
+	if s.deploy == nil && len(s.replicas)+len(s.claims)+s.waiting == 0 && s.lease == nil && s.population.Raw == nil {
+		delete(n.services, s.cell)
+	}
+	n.mu.Unlock()
+	n.changed()
+}
+
+// replace makes a replica that is ready the first of a new deployment: those of
+// earlier ones part, and what is being started of them is given up.
+func (n *Node) replace(s *service, c *claim, r *replica) (older []*replica, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	older = slices.Clone(s.replicas)
+	was := s.deploy
+	s.deploy = c.deploy
+	if !n.joinLocked(s, c, r) {
+		s.deploy = was
+		return nil, false
+	}
+	s.drained = false
+	for _, x := range older {
+		x.parting.Store(true)
+	}
+	s.claims = slices.DeleteFunc(s.claims, func(x *claim) bool {
+		if x.ordered || x.deploy == s.deploy {
+			return false
+		}
+		x.cancel()
+		return true
+	})
+	return older, true
 }
 
 // announced waits a little for the DHT to hold a lease, and says how it stands.
@@ -163,7 +189,7 @@ func (n *Node) service(cell identity.Cell) *service {
 	defer n.mu.Unlock()
 	s := n.services[cell]
 	if s == nil {
-		s = &service{cell: cell, log: newReplicaLog(), decided: make(chan struct{})}
+		s = &service{cell: cell, log: newReplicaLog(), decided: make(chan struct{}), known: time.Now()}
 		n.services[cell] = s
 		close(n.known)
 		n.known = make(chan struct{})
@@ -211,7 +237,7 @@ func (n *Node) drainAll(cell identity.Cell, rs []*replica) {
 // endService withdraws a cell first, so that callers move, and then drains its replicas.
 func (n *Node) endService(s *service, why string) {
 	id := n.event(journal.Stop, "", s.cell.String(), why, nil)
-	n.withdraw(s, id)
+	n.withdraw(s, id, func() bool { return true })
 	n.mu.Lock()
 	rs := slices.Clone(s.replicas)
 	for _, r := range rs {
@@ -225,19 +251,29 @@ func (n *Node) endService(s *service, why string) {
 	n.drainAll(s.cell, rs)
 }
 
-// withdraw tells others that the cell is no longer served here. It returns
-// when neighbours have been told; the DHT is told in the background.
-func (n *Node) withdraw(s *service, cause string) {
+// withdraw tells others that the cell is no longer served here, if that is so
+// under Node.mu. Neighbours have been told when it returns; the DHT is told in
+// the background.
+func (n *Node) withdraw(s *service, cause string, still func() bool) {
 	n.mu.Lock()
 	lease := s.lease
-	s.lease = nil
-	n.mu.Unlock()
-	if lease == nil {
+	if lease == nil || !still() {
+		n.mu.Unlock()
 		return
 	}
+	s.lease = nil
+	_ = lease.Withdraw(gone) // before a new announcement can begin
+	n.mu.Unlock()
 	n.event(journal.Withdraw, cause, s.cell.String(), "no replica left here", nil)
 	n.recall(lease)
 }
+
+// gone is a context that has ended: who waits with it does not wait.
+var gone = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // farewellTime is how long a node that goes waits for the DHT to hear of what it
 // withdraws. Neighbours hear at once, and leases lapse.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"cell.network/cell/internal/autonomic"
@@ -20,6 +21,7 @@ const (
 	knowSoon    = time.Second            // after the first search for who else has a cell; then twice as long each time
 	knowEvery   = 30 * time.Second       // at most
 	knowTime    = 5 * time.Second        // that such a search may take
+	maxLooks    = 8                      // of them at a time
 )
 
 // kick has the next decision taken now.
@@ -86,40 +88,55 @@ func (n *Node) decide() {
 	}
 }
 
+// firstLook is how long a node that knows a new cell waits to have looked for
+// others who have it, before it decides anything.
+const firstLook = 6 * time.Second
+
 func (n *Node) verdicts(rows []pulse.Seen) []verdict {
+	type question struct {
+		s      *service
+		policy autonomic.Policy
+		view   autonomic.View
+	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.leaving {
+		n.mu.Unlock()
 		return nil
 	}
-	now := time.Now()
-	var all []verdict
+	var questions []question
+	sifted := n.siftLocked(rows, time.Now())
 	for _, s := range n.services {
-		if s.deploy == nil && len(s.replicas) == 0 {
+		s.searched = s.searched || time.Since(s.known) > firstLook
+		if s.deploy == nil && len(s.replicas) == 0 && s.waiting == 0 || !s.searched {
 			continue
 		}
-		d, memory := autonomic.Decide(s.policy(), n.viewLocked(s, rows, now), s.memory, n.uptime())
-		s.memory = memory
-		v := verdict{s: s, decision: d}
-		for _, a := range d.Actions {
-			if a.Kind == autonomic.Wait {
-				continue
-			}
-			if a.Host == n.self {
+		questions = append(questions, question{s, s.policy(), n.viewLocked(s, sifted[s.cell])})
+	}
+	n.mu.Unlock()
+
+	all := make([]verdict, 0, len(questions))
+	for _, q := range questions {
+		v := verdict{s: q.s}
+		v.decision, q.s.memory = autonomic.Decide(q.policy, q.view, q.s.memory, n.uptime())
+		for _, a := range v.decision.Actions {
+			if a.Kind != autonomic.Wait && a.Host == n.self {
 				v.own = append(v.own, a)
 			}
 		}
-		if news := s.news(d); news != s.said {
-			s.said = news
-			v.told = d.Actions[:1]
-			if len(v.own) > 0 { // told when they are carried out
-				v.told = nil
+		if news := q.s.news(v.decision); news != q.s.said {
+			q.s.said = news
+			if len(v.own) == 0 { // else it is told when it is carried out
+				v.told = v.decision.Actions[:1]
 			}
 		}
-		s.decision = d
-		close(s.decided)
-		s.decided = make(chan struct{})
 		all = append(all, v)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, v := range all {
+		v.s.decision = v.decision
+		close(v.s.decided)
+		v.s.decided = make(chan struct{})
 	}
 	return all
 }
@@ -157,9 +174,8 @@ func (n *Node) divide(s *service, a autonomic.Action) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.nextID++
-	c := &claim{number: n.nextID, generation: a.Generation, cancel: cancel}
+	c := &claim{number: n.nextID, generation: a.Generation, deploy: s.deploy, cancel: cancel}
 	s.claims = append(s.claims, c)
-	deploy := s.deploy
 	n.wg.Add(1)
 	n.mu.Unlock()
 	n.changed()
@@ -167,12 +183,12 @@ func (n *Node) divide(s *service, a autonomic.Action) {
 	go func() {
 		defer n.wg.Done()
 		defer cancel()
-		n.fill(ctx, s, deploy, c, cause)
+		n.fill(ctx, s, c, cause)
 	}()
 }
 
 // claimNext claims the next replica of a cell for a start that the operator asked for.
-func (n *Node) claimNext(s *service) (*claim, error) {
+func (n *Node) claimNext(s *service, d *deployment) (*claim, error) {
 	rows := n.pulse.Rows()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -181,39 +197,49 @@ func (n *Node) claimNext(s *service) (*claim, error) {
 	}
 	n.services[s.cell] = s // a start that failed meanwhile may have removed it
 	generation := uint64(1)
-	for _, r := range n.viewLocked(s, rows, time.Now()).Replicas {
-		generation = max(generation, r.Generation+1)
+	for _, r := range n.viewLocked(s, n.siftLocked(rows, time.Now())[s.cell]).Replicas {
+		if r.Generation < maxGeneration {
+			generation = max(generation, r.Generation+1)
+		}
 	}
 	n.nextID++
-	c := &claim{number: n.nextID, generation: generation, cancel: func() {}}
+	c := &claim{number: n.nextID, generation: generation, deploy: d, ordered: true, cancel: func() {}}
 	s.claims = append(s.claims, c)
 	n.pulse.Changed()
 	return c, nil
 }
 
 // fill starts the replica of a claim and makes it known.
-func (n *Node) fill(ctx context.Context, s *service, d *deployment, c *claim, cause string) {
+func (n *Node) fill(ctx context.Context, s *service, c *claim, cause string) {
 	defer n.changed()
-	r, err := n.spawn(ctx, s, d, c, cause)
+	r, err := n.spawn(ctx, s, c.deploy, c, cause)
 	if err != nil {
 		n.mu.Lock()
-		s.dropClaim(c)
-		if ctx.Err() == nil {
+		if s.dropClaim(c) {
 			s.mourn(c.number, c.generation, record.ReplicaFailed)
 		}
 		n.mu.Unlock()
 		return
 	}
-	if !n.join(s, c, r) {
-		_ = r.proc.Kill()
+	n.mu.Lock()
+	joined := n.joinLocked(s, c, r)
+	n.mu.Unlock()
+	if !joined {
+		r.end()
 	}
 }
 
-// join makes a replica that is ready one of the cell's, and the cell known. It
-// reports false where the claim was given up meanwhile.
-func (n *Node) join(s *service, c *claim, r *replica) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// end ends a replica that nobody has been told of.
+func (r *replica) end() {
+	r.parting.Store(true) // nobody mourns it
+	_ = r.proc.Kill()
+	<-r.done
+}
+
+// joinLocked makes a replica that is ready one of the cell's, and the cell
+// known. It reports false where the claim was given up meanwhile, or is of an
+// earlier deployment.
+func (n *Node) joinLocked(s *service, c *claim, r *replica) bool {
 	grant, member, err := n.certs.For(s.cell, n.self)
 	held := s.dropClaim(c)
 	ended := false
@@ -222,10 +248,9 @@ func (n *Node) join(s *service, c *claim, r *replica) bool {
 		ended = true
 	default:
 	}
-	if !held || n.leaving || err != nil || ended {
+	if !held || c.deploy != s.deploy || n.leaving || err != nil || ended {
 		return false
 	}
-	n.services[s.cell] = s // a start that failed meanwhile may have removed it
 	s.replicas = append(s.replicas, r)
 	s.lease = n.mesh.Announce(s.cell, grant, member)
 	n.endRelaysLocked(s.cell)
@@ -249,9 +274,12 @@ func (s *service) mourn(number, generation uint64, state record.ReplicaState) {
 func (n *Node) shrink(s *service, a autonomic.Action) {
 	n.mu.Lock()
 	var gone *claim
-	if i := slices.IndexFunc(s.claims, func(c *claim) bool { return c.number == a.Replica }); i >= 0 {
+	if i := slices.IndexFunc(s.claims, func(c *claim) bool { return c.number == a.Replica && !c.ordered }); i >= 0 {
 		gone = s.claims[i]
 		s.dropClaim(gone)
+		if a.Reason.Rule == autonomic.RuleOverdue { // this host rests before it tries again
+			s.mourn(gone.number, gone.generation, record.ReplicaFailed)
+		}
 	}
 	var r *replica
 	if i := slices.IndexFunc(s.replicas, func(r *replica) bool { return r.number == a.Replica }); i >= 0 {
@@ -286,25 +314,30 @@ func (n *Node) know(ctx context.Context) error {
 		n.mu.Lock()
 		news, now := n.known, time.Now()
 		next := now.Add(knowEvery)
-		var due []identity.Cell
-		for cell, s := range n.services {
+		var due []*service
+		for _, s := range n.services {
 			if !s.search.After(now) {
 				s.search = now.Add(n.vary(min(knowSoon<<min(s.searches, 16), knowEvery)))
 				s.searches++
-				due = append(due, cell)
+				due = append(due, s)
 			}
 			if s.search.Before(next) {
 				next = s.search
 			}
 		}
 		n.mu.Unlock()
-		for _, cell := range due {
-			search, cancel := context.WithTimeout(ctx, knowTime)
-			for _, topic := range []identity.Cell{cell, cell.Seeds()} {
-				for range n.mesh.Discover(search, topic) { // what it finds, the mesh remembers
-				}
-			}
-			cancel()
+		var looking sync.WaitGroup
+		slots := make(chan struct{}, maxLooks)
+		for _, s := range due {
+			slots <- struct{}{}
+			looking.Go(func() {
+				defer func() { <-slots }()
+				n.look(ctx, s)
+			})
+		}
+		looking.Wait()
+		if err := n.keepPartners(); err != nil {
+			n.cfg.Log.Warn("keep partners", "err", err)
 		}
 		select {
 		case <-time.After(time.Until(next)):
@@ -313,6 +346,20 @@ func (n *Node) know(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// look searches once for others who serve or seed a cell.
+func (n *Node) look(ctx context.Context, s *service) {
+	search, cancel := context.WithTimeout(ctx, knowTime)
+	defer cancel()
+	for _, topic := range []identity.Cell{s.cell, s.cell.Seeds()} {
+		for range n.mesh.Discover(search, topic) { // what it finds, the mesh remembers
+		}
+	}
+	n.mu.Lock()
+	s.searched = true
+	n.mu.Unlock()
+	n.kick()
 }
 
 // vary returns d, give or take a tenth, so that nodes do not fall into step.
