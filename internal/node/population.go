@@ -49,11 +49,10 @@ func (n *Node) hearPopulation(cell identity.Cell, raw []byte) bool {
 // loadPopulation puts the word into force that an earlier life of this node
 // verified and wrote down at a time; the clock may not be set yet.
 func (n *Node) loadPopulation(s *service, raw []byte, written time.Time) error {
-	now := time.Now()
-	if now.Before(written) {
-		now = written
+	p, err := record.OpenPopulation(raw, n.net.ID(), time.Now())
+	if errors.Is(err, record.ErrClock) {
+		p, err = record.OpenPopulation(raw, n.net.ID(), written)
 	}
-	p, err := record.OpenPopulation(raw, n.net.ID(), now)
 	if err != nil {
 		return fmt.Errorf("read population record: %w", err)
 	}
