@@ -417,7 +417,7 @@ func TestMovedNodeIsTriedAgain(t *testing.T) {
 // BenchmarkCall is a call to the one replica here, no other being known: what
 // a node adds is what is above BenchmarkTrunk.
 func BenchmarkCall(b *testing.B) {
-	n, r := benched(b)
+	n, _ := benched(b)
 	req := frame.Request{Target: worker.String() + "/do", Body: make([]byte, 64)}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
@@ -427,7 +427,6 @@ func BenchmarkCall(b *testing.B) {
 			}
 		}
 	})
-	_ = r
 }
 
 func BenchmarkTrunk(b *testing.B) {
