@@ -59,8 +59,13 @@ func (n *Node) callAnywhere(ctx context.Context, cell identity.Cell, r frame.Req
 func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
 	var t tries
 	var room [8]option
-	for {
+	for held := false; ; {
 		options := n.options(room[:0], cell, &t)
+		if len(options) == 0 && !held && n.knows(cell) { // its hosts are known: if it sleeps, they are told before anybody is searched for
+			held = true
+			n.hold(ctx, cell)
+			continue
+		}
 		if len(options) == 0 {
 			break
 		}
@@ -108,7 +113,36 @@ func (n *Node) options(list []option, cell identity.Cell, t *tries) []option {
 			list = append(list, option{place: place{node: ep.Node}, leaving: ep.Draining(), via: ep})
 		}
 	}
+	if len(list) == 0 {
+		list = n.partnersWith(list, cell, t)
+	}
 	return list
+}
+
+// partnersWith appends the hosts whose rows say that they have a live replica:
+// they know of it before its lease has come.
+func (n *Node) partnersWith(list []option, cell identity.Cell, t *tries) []option {
+	if !n.knows(cell) {
+		return list
+	}
+	rows := n.pulse.Rows()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, o := range n.siftLocked(rows, time.Now())[cell] {
+		live := slices.ContainsFunc(o.cell.Replicas, func(r record.RowReplica) bool { return r.State == record.ReplicaLive })
+		ep := &mesh.Endpoint{Node: o.node, Addrs: n.partnersKnown[o.node].addrs, Tier: mesh.TierCache}
+		if live && o.age <= hostSilent && len(ep.Addrs) > 0 && !t.asked(ep) {
+			list = append(list, option{place: place{node: o.node}, via: ep})
+		}
+	}
+	return list
+}
+
+// knows reports whether this node has code of the cell, or was told about it.
+func (n *Node) knows(cell identity.Cell) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.services[cell] != nil
 }
 
 // send sends a request to a place where a call was counted as begun, and notes

@@ -16,6 +16,7 @@ import (
 	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/mesh"
+	"cell.network/cell/internal/pulse"
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/sim"
 )
@@ -70,6 +71,12 @@ func newStage(t *testing.T) *stage {
 	h := s.openHost(k, 0)
 	s.axon = axon.New(h, lab, axon.Config{})
 	s.mesh = mesh.New(mesh.Config{Network: lab.ID(), Key: k})
+	var err error
+	if s.pulse, err = pulse.New(h, pulse.Config{Network: lab, Key: k, Row: s.row}); err != nil {
+		t.Fatal(err)
+	}
+	s.quit = make(chan struct{}) // nobody decides here, so nothing is waited for
+	close(s.quit)
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.mesh.Run(ctx) })
