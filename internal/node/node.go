@@ -199,7 +199,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.store.Serve()
 	n.seedAll()
 	_, err := os.Stat(filepath.Join(n.cfg.Home.State, drainedFile))
+	n.mu.Lock()
 	n.drained = err == nil
+	n.mu.Unlock()
 	if err := n.loadPartners(); err != nil {
 		n.cfg.Log.Warn("load partners", "err", err)
 	}
