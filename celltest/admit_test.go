@@ -71,7 +71,7 @@ func field(out, word string) string {
 // machine are away; without his word it does not.
 func TestAdmit(t *testing.T) {
 	t.Parallel()
-	w := newSite(t)
+	w := newSite(t, "")
 	lan := []string{"--network", "celltest", "--no-bootstrap", "--lan-port", strconv.Itoa(w.lanPort)}
 	a, c := w.up(lan...), w.up(lan...)
 	author := a.status.Author.String()

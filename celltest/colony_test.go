@@ -14,15 +14,16 @@ import (
 // time, since they mostly wait.
 func TestStoriesProcesses(t *testing.T) {
 	t.Parallel()
-	first := newSite(t) // builds the cell for all: they share what is built
+	first := newSite(t, "") // builds the cell for all
 	first.up("--network", "celltest", "--no-lan", "--no-bootstrap")
 	first.source = first.newCell("greeter", worker)
 	mustRun(t, first, 0)
+	first.KillNode(0)
 	var wg sync.WaitGroup
 	for _, story := range stories {
 		wg.Go(func() {
 			t.Run(story.name, func(t *testing.T) {
-				w := newColony(t)
+				w := newColony(t, first.built)
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 				defer cancel()
 				story.play(ctx, t, stage{world: w, hosts: []int{0, 1, 2}, caller: 2, away: 5 * time.Second})
@@ -39,9 +40,10 @@ var worker = map[string]string{
 
 // newColony starts three nodes, of which the first, with the author's keys, has
 // admitted the others. The last has no LAN and knows the address of the second.
-func newColony(t *testing.T) *processes {
+// For built see newSite.
+func newColony(t *testing.T, built string) *processes {
 	t.Helper()
-	w := newSite(t)
+	w := newSite(t, built)
 	flags := func(more ...string) []string {
 		return append(more, "--network", "celltest", "--listen", fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", freePort(t)))
 	}

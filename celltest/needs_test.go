@@ -115,7 +115,7 @@ type needs struct {
 }
 
 func newNeeds(t *testing.T) needs {
-	w := newProcesses(t)
+	w := newProcesses(t, "")
 	author := w.Author()
 	return needs{
 		w,

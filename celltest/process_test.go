@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -37,33 +37,21 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// buildCache is one for all nodes, with the compiled standard library of whoever
-// runs the tests. It lies beside the program.
-var buildCache = sync.OnceValues(func() (string, error) {
-	path, err := program()
-	if err != nil {
-		return "", err
-	}
+// goCache holds the compiled standard library of whoever runs the tests.
+var goCache = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "env", "GOCACHE").Output()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(filepath.Dir(path), "build")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
-	}
-	return dir, os.Symlink(strings.TrimSpace(string(out)), filepath.Join(dir, "go"))
+	return strings.TrimSpace(string(out)), err
 })
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen { // what runs real nodes mostly waits
+		_ = flag.Set("test.parallel", "4")
+	}
 	code := m.Run()
 	if path, err := program(); err == nil {
-		_ = filepath.WalkDir(filepath.Dir(path), func(p string, d fs.DirEntry, _ error) error {
-			if d != nil && d.IsDir() {
-				_ = os.Chmod(p, 0o700) // Go makes its module cache read-only
-			}
-			return nil
-		})
 		_ = os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)
@@ -72,9 +60,10 @@ func TestMain(m *testing.M) {
 // The scenarios of the simulation, with real processes on loopback.
 func TestProcesses(t *testing.T) {
 	t.Parallel()
+	built := t.TempDir()
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
-			w := newProcesses(t)
+			w := newProcesses(t, built)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			s.play(ctx, t, w)
@@ -86,6 +75,7 @@ func TestProcesses(t *testing.T) {
 type processes struct {
 	t       *testing.T
 	dir     string
+	built   string // folder of the programs of cells
 	source  string // of the greeter
 	lanPort int
 	nodes   []*process
@@ -101,10 +91,10 @@ type process struct {
 	ended  chan struct{}
 }
 
-// newProcesses starts the three nodes of the scenarios.
-func newProcesses(t *testing.T) *processes {
+// newProcesses starts the three nodes of the scenarios; for built see newSite.
+func newProcesses(t *testing.T, built string) *processes {
 	t.Helper()
-	w := newSite(t)
+	w := newSite(t, built)
 	for i := range 3 {
 		args := []string{"--network", "celltest", "--lan-port", strconv.Itoa(w.lanPort)}
 		if i == 2 {
@@ -117,8 +107,9 @@ func newProcesses(t *testing.T) *processes {
 	return w
 }
 
-// newSite is a place for nodes, with none yet.
-func newSite(t *testing.T) *processes {
+// newSite is a place for nodes, with none yet. They share the programs of cells in
+// a folder, where nobody may build the same at the same time; "" is one of their own.
+func newSite(t *testing.T, built string) *processes {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts real nodes")
@@ -127,7 +118,10 @@ func newSite(t *testing.T) *processes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &processes{t: t, dir: dir, lanPort: freePort(t)}
+	if built == "" {
+		built = filepath.Join(dir, "bin")
+	}
+	w := &processes{t: t, dir: dir, built: built, lanPort: freePort(t)}
 	t.Cleanup(func() {
 		for _, p := range w.nodes {
 			if p.cmd != nil {
@@ -222,15 +216,22 @@ func fail(context.Context, greeter.Req) (greeter.Res, error) {
 	return greeter.Res{}, errors.New("out of greetings")
 }
 
-// work takes so much CPU, however long that takes.
+var core = make(chan struct{}, 1) // taken by who works
+
+// work takes so much CPU, one request after another, and as long as its limit allows.
 func work(ctx context.Context, in greeter.Req) (greeter.Res, error) {
+	select {
+	case core <- struct{}{}:
+	case <-ctx.Done():
+		return greeter.Res{}, ctx.Err()
+	}
+	defer func() { <-core }()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	end := time.After(%d)
 	for begin := used(); used()-begin < %d; {
-		if ctx.Err() != nil {
-			return greeter.Res{}, ctx.Err()
-		}
 	}
+	<-end
 	return hello(ctx, in)
 }
 
@@ -243,20 +244,25 @@ func used() int64 {
 	}
 	return u.Utime.Nano() + u.Stime.Nano()
 }
-`, slowTime, workTime)
+`, slowTime, int64(float64(workTime)/workCores), workTime)
 
-// shareBuildCache spares every test the compilation of the standard library and
-// every node that of the cells.
+// shareBuildCache spares every test the compilation of the standard library, and
+// every node that of cells that were built before.
 func (w *processes) shareBuildCache(root string) {
-	shared, err := buildCache()
+	compiled, err := goCache()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(root, "cache"), 0o700); err != nil {
-		w.t.Fatal(err)
+	build := filepath.Join(root, "cache", "build")
+	for _, dir := range []string{build, w.built} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			w.t.Fatal(err)
+		}
 	}
-	if err := os.Symlink(shared, filepath.Join(root, "cache", "build")); err != nil {
-		w.t.Fatal(err)
+	for name, to := range map[string]string{"go": compiled, "bin": w.built} {
+		if err := os.Symlink(to, filepath.Join(build, name)); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 

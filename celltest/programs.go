@@ -30,10 +30,10 @@ type programs struct {
 // processKey finds the process that a handler runs in.
 type processKey struct{}
 
-// Work has a handler need so much of its process's one CPU: it takes turns with
-// the other requests of the process, and virtual time passes. It returns early
-// when ctx ends.
-func Work(ctx context.Context, d time.Duration) error {
+// Work has a handler need d of CPU, of which its process gets so many cores, 1 at
+// most: it takes turns with the other requests of the process, and d/cores of
+// virtual time passes. It returns early when ctx ends.
+func Work(ctx context.Context, d time.Duration, cores float64) error {
 	x, ok := ctx.Value(processKey{}).(*process)
 	if !ok {
 		return errors.New("work: this is no handler of a simulated program")
@@ -46,10 +46,10 @@ func Work(ctx context.Context, d time.Duration) error {
 	defer func() { <-x.core }()
 	begin := time.Now()
 	select {
-	case <-time.After(d):
+	case <-time.After(time.Duration(float64(d) / cores)):
 	case <-ctx.Done():
 	}
-	x.used.Add(int64(time.Since(begin)))
+	x.used.Add(int64(float64(time.Since(begin)) * cores))
 	return context.Cause(ctx)
 }
 

@@ -20,7 +20,7 @@ import (
 // private addresses are neither published nor dialled, except among neighbours.
 func TestPublicLAN(t *testing.T) {
 	t.Parallel()
-	w := newSite(t)
+	w := newSite(t, "")
 	args := []string{"--no-bootstrap", "--lan-port", strconv.Itoa(w.lanPort)}
 	a, b := w.up(args...), w.up(args...)
 	if a.status.Network != "public" || !a.status.LAN.OK {
@@ -93,7 +93,7 @@ func (w *processes) waitFor(p *process, is func(journal.Event) bool) error {
 // A program's call to another host finishes though the program's own node goes down.
 func TestCallerGoesDown(t *testing.T) {
 	t.Parallel()
-	w := newProcesses(t)
+	w := newProcesses(t, "")
 	if err := w.Run(0); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestCallerGoesDown(t *testing.T) {
 // What goes wrong in a call is told in words, and by the exit code.
 func TestCallErrors(t *testing.T) {
 	t.Parallel()
-	w := newProcesses(t)
+	w := newProcesses(t, "")
 	if err := w.Run(0); err != nil {
 		t.Fatal(err)
 	}

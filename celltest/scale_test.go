@@ -17,18 +17,22 @@ import (
 	"cell.network/cell/internal/node"
 )
 
-// workTime is the CPU that one request of the greeter's method work needs.
-const workTime = 20 * time.Millisecond
+// What a request of the greeter's method work needs. The greeter holds itself to
+// its limit, since not every system holds it there.
+const (
+	workTime  = 20 * time.Millisecond // of CPU
+	workCores = 0.2                   // that all requests to a replica get together
+)
 
 // scaling is that of the greeter in the stories below, where six of its requests
-// a second keep a replica at its target.
-const scaling = `version = "1.0.0"
+// a second keep a replica at its target, and ten keep it busy.
+var scaling = fmt.Sprintf(`version = "1.0.0"
 [scaling]
 min_replicas = 2
 max_replicas = 12
 [limits]
-cpu = 0.2
-`
+cpu = %g
+`, workCores)
 
 // stage is a world in which a cell lives on several hosts.
 type stage struct {
@@ -140,7 +144,7 @@ func liveOn(w world, c node.CellStatus, nodes ...int) (n int) {
 }
 
 // callRate is how many requests a second one caller of a load makes at most.
-const callRate = 5
+const callRate = 2
 
 // load calls the cell from a node so many times a second until stop, which
 // returns how many calls there were; they come in bursts. None may fail, except that a replica which is
@@ -245,9 +249,12 @@ func playOperator(ctx context.Context, t *testing.T, s stage) {
 		t.Fatal(err)
 	}
 	s.stays(ctx, t, 10*time.Second, "stopped, on all hosts and after a restart", func(c node.CellStatus) bool { return c.Stopped && c.Live+c.Starting == 0 }, s.hosts...)
+	if err := s.Scale(first, n+1, 4*n); err != nil { // hosts that have to find each other again start more than they need
+		t.Fatal(err)
+	}
 	mustRun(t, s, first)
 	for _, i := range s.hosts {
-		until(ctx, t, s, i, "as many as before it was stopped", func(c node.CellStatus) bool { return !c.Stopped && c.Live == n+1 })
+		until(ctx, t, s, i, "at least as many as before it was stopped", func(c node.CellStatus) bool { return !c.Stopped && c.Live > n })
 	}
 	eventually(ctx, t, s, s.caller)
 }
@@ -256,7 +263,7 @@ func playOperator(ctx context.Context, t *testing.T, s stage) {
 func playDrain(ctx context.Context, t *testing.T, s stage) {
 	s.meet(ctx, t)
 	n := len(s.hosts)
-	stop := load(ctx, t, s, s.caller, callRate)
+	stop := load(ctx, t, s, s.caller, 2*callRate)
 	drain := func(i int) {
 		if err := s.Drain(i, false); err != nil {
 			t.Fatal(err)
@@ -323,7 +330,7 @@ func playHeals(ctx context.Context, t *testing.T, s stage) {
 		t.Errorf("it took %v", took)
 	}
 	calls, lost := stop()
-	if lost > int64(killed) { // one caller each at most
+	if lost > int64(2*(n/2)) { // each of two callers had one request under way, on each host
 		t.Errorf("%d of %d calls were lost with %d replicas", lost, calls, killed)
 	}
 	s.KillNode(s.hosts[1])

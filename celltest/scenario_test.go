@@ -107,7 +107,7 @@ func greet(ctx context.Context, method string, in []byte) ([]byte, error) {
 			return nil, ctx.Err()
 		}
 	case "work":
-		if err := celltest.Work(ctx, workTime); err != nil {
+		if err := celltest.Work(ctx, workTime, workCores); err != nil {
 			return nil, err
 		}
 	}
