@@ -135,6 +135,11 @@ func TestKilledNode(t *testing.T) {
 		if n := len(processes(t, name)); n != 3 {
 			t.Errorf("%d processes", n)
 		}
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if es, _ := os.ReadDir(state); len(es) == 1 { // the program may be up before its record is written
+				break
+			}
+		}
 		_ = node.Process.Kill()
 		_ = node.Wait()
 		gone(t, name)
