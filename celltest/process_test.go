@@ -47,8 +47,8 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
-	if !chosen { // what runs real nodes mostly waits
-		_ = flag.Set("test.parallel", "4")
+	if !chosen { // the long tests mostly wait: all may play at once
+		_ = flag.Set("test.parallel", "5")
 	}
 	code := m.Run()
 	if path, err := program(); err == nil {

@@ -19,7 +19,6 @@ import (
 // Two nodes of one LAN need no address, on the public network too: there
 // private addresses are neither published nor dialled, except among neighbours.
 func TestPublicLAN(t *testing.T) {
-	t.Parallel()
 	w := newSite(t, "")
 	args := []string{"--no-bootstrap", "--lan-port", strconv.Itoa(w.lanPort)}
 	a, b := w.up(args...), w.up(args...)
@@ -92,7 +91,6 @@ func (w *processes) waitFor(p *process, is func(journal.Event) bool) error {
 
 // A program's call to another host finishes though the program's own node goes down.
 func TestCallerGoesDown(t *testing.T) {
-	t.Parallel()
 	w := newProcesses(t, "")
 	if err := w.Run(0); err != nil {
 		t.Fatal(err)
@@ -118,7 +116,6 @@ func TestCallerGoesDown(t *testing.T) {
 
 // What goes wrong in a call is told in words, and by the exit code.
 func TestCallErrors(t *testing.T) {
-	t.Parallel()
 	w := newProcesses(t, "")
 	if err := w.Run(0); err != nil {
 		t.Fatal(err)

@@ -411,7 +411,6 @@ func (s stage) grow(ctx context.Context, t *testing.T, i int) {
 // Each side of a partition keeps the cell above its minimum, and afterwards it
 // comes back within its bounds.
 func TestPartitionKeepsMinimum(t *testing.T) {
-	t.Parallel()
 	storm(t, celltest.Options{Nodes: 6, Loss: 0.05}, func(ctx context.Context, t *testing.T, o *celltest.Organism, w simulated) {
 		w.manifest = scaling
 		s := stage{world: w, hosts: []int{0, 1, 3, 4}}

@@ -49,7 +49,6 @@ func storm(t *testing.T, o celltest.Options, play func(ctx context.Context, t *t
 
 // A partition ends calls across it in good time, and heals without an operator.
 func TestPartition(t *testing.T) {
-	t.Parallel()
 	storm(t, celltest.Options{Nodes: 9}, func(ctx context.Context, t *testing.T, o *celltest.Organism, w simulated) {
 		mustRun(t, w, 1)
 		for i := range 9 {
@@ -80,7 +79,6 @@ func TestPartition(t *testing.T) {
 
 // With a tenth of all packets lost every call is still answered.
 func TestLoss(t *testing.T) {
-	t.Parallel()
 	storm(t, celltest.Options{Nodes: 6, Loss: 0.10}, func(ctx context.Context, t *testing.T, o *celltest.Organism, w simulated) {
 		mustRun(t, w, 1)
 		for i := range 6 {
@@ -94,7 +92,6 @@ func TestLoss(t *testing.T) {
 
 // A third of the nodes dies at once. Whoever is left is found and answers.
 func TestThirdDies(t *testing.T) {
-	t.Parallel()
 	storm(t, celltest.Options{Nodes: 12}, func(ctx context.Context, t *testing.T, o *celltest.Organism, w simulated) {
 		mustRun(t, w, 1)
 		mustRun(t, w, 10)
