@@ -40,7 +40,7 @@ type Replica struct {
 	Offered  float64 // requests per second that arrived, refused ones included
 	Shed     float64 // of these, refused because of load
 	Inflight float64 // requests at once, waiting ones included
-	CPU      float64 // share of its limit, 0 to 1
+	CPU      float64 // share of its limit; above 1 where the system does not hold it to that
 
 	Age time.Duration // since its host's newest row was received here
 }
@@ -214,9 +214,13 @@ func (b *body) weigh() load {
 	l.offered = sum(func(r Replica) float64 { return r.Offered })
 	l.shed = sum(func(r Replica) float64 { return r.Shed })
 	l.inflight = sum(func(r Replica) float64 { return r.Inflight })
-	l.cpu = sum(func(r Replica) float64 { return min(r.CPU, 1) })
+	l.cpu = sum(func(r Replica) float64 { return min(r.CPU, maxCPU) })
 	return l
 }
+
+// maxCPU is how far a replica can be beyond its CPU limit, where the system
+// does not hold it to that.
+const maxCPU = 64
 
 // quantity reads a number that a peer sent: neither negative, nor beyond reason.
 func quantity(x float64) float64 {

@@ -109,7 +109,7 @@ func (n *Node) options(list []option, cell identity.Cell, t *tries) []option {
 	n.mu.Unlock()
 	others := n.mesh.Cached(cell)
 	for i := range others {
-		if ep := &others[i]; !t.asked(ep) {
+		if ep := &others[i]; !t.asked(ep) && !n.isSilent(ep.Node) {
 			list = append(list, option{place: place{node: ep.Node}, leaving: ep.Draining(), via: ep})
 		}
 	}

@@ -99,13 +99,14 @@ type Node struct {
 	randMu        sync.Mutex
 
 	refused refusals
-	balance balancer      // of calls, among the replicas here and other nodes
-	targets targets       // of programs on this machine
-	served  targets       // of other nodes, who name authors by key only
-	keeping sync.Mutex    // held while files of cells are written, before mu
-	kicked  chan struct{} // one token: decide now
-	soon    atomic.Bool   // a kick is on its way
-	down    chan struct{} // closed by Down
+	silent  atomic.Pointer[map[identity.Key]time.Time] // hosts not heard of lately, and since when; written by scale
+	balance balancer                                   // of calls, among the replicas here and other nodes
+	targets targets                                    // of programs on this machine
+	served  targets                                    // of other nodes, who name authors by key only
+	keeping sync.Mutex                                 // held while files of cells are written, before mu
+	kicked  chan struct{}                              // one token: decide now
+	soon    atomic.Bool                                // a kick is on its way
+	down    chan struct{}                              // closed by Down
 	once    sync.Once
 	quit    chan struct{}  // closed when the node begins to leave
 	wg      sync.WaitGroup // replicas and their watchers

@@ -107,13 +107,14 @@ func (n *Node) startCell(ctx context.Context, cell identity.Cell, m Manifest, di
 	n.mu.Lock()
 	lease := s.lease
 	n.mu.Unlock()
-	if lease == nil {
-		return Replica{}, NewError(CodeFailed, r.id+" ended while it was announced", "its log: cell logs "+string(cell.Name))
+	if lease != nil {
+		say(StepAnnounce, "%s", n.announced(ctx, lease))
 	}
-	say(StepAnnounce, "%s", n.announced(ctx, lease))
 	select {
 	case <-r.done:
-		return Replica{}, NewError(CodeFailed, r.id+" ended while it was announced", "its log: cell run --follow")
+		if !r.parting.Load() { // else it was decided that others suffice
+			return Replica{}, NewError(CodeFailed, r.id+" ended while it was announced", "its log: cell logs "+string(cell.Name))
+		}
 	default:
 	}
 	say(StepAlive, "%s", cell)

@@ -73,6 +73,7 @@ type verdict struct {
 // decide takes one decision for every cell and carries out this node's part.
 func (n *Node) decide() {
 	rows := n.pulse.Rows()
+	n.noteSilence(rows, time.Now())
 	for _, v := range n.verdicts(rows) {
 		for _, a := range v.told {
 			n.tell(v.s, a, v.decision.Want)
@@ -86,6 +87,42 @@ func (n *Node) decide() {
 			}
 		}
 	}
+}
+
+// silentFor is how long a host that was not heard of stays out of use, unless it
+// is heard again: longer than its leases last.
+const silentFor = 5 * time.Minute
+
+// noteSilence notes which hosts have fallen silent: no call goes there while others
+// serve the cell or may soon.
+func (n *Node) noteSilence(rows []pulse.Seen, now time.Time) {
+	next := make(map[identity.Key]time.Time)
+	if was := n.silent.Load(); was != nil {
+		for node, since := range *was {
+			if now.Sub(since) < silentFor {
+				next[node] = since
+			}
+		}
+	}
+	for _, seen := range rows {
+		node := seen.Row.Node()
+		if _, known := next[node]; seen.Age <= hostSilent {
+			delete(next, node)
+		} else if !known {
+			next[node] = now
+		}
+	}
+	n.silent.Store(&next)
+}
+
+// isSilent reports whether a host was heard of, and is not any more.
+func (n *Node) isSilent(node identity.Key) bool {
+	silent := n.silent.Load()
+	if silent == nil {
+		return false
+	}
+	_, yes := (*silent)[node]
+	return yes
 }
 
 // firstLook is how long a node that knows a new cell waits to have looked for
