@@ -25,7 +25,7 @@ var hostiles = map[string]func(){"unix": floodUnix, "quic": floodQUIC}
 const (
 	envTarget   = "FAULTS_TARGET" // socket path, or host:port of a node
 	envPeer     = "FAULTS_PEER"   // the node's libp2p id
-	hostileTime = 25 * time.Second
+	hostileTime = 90 * time.Second
 	floodSize   = 10_000 // connections
 )
 
