@@ -33,22 +33,6 @@ const (
 	usualName       = 20
 )
 
-// mourned is a replica that ended without being asked, as the row tells of it
-// for [autonomic.Mourning].
-type mourned struct {
-	number, generation uint64
-	state              record.ReplicaState
-	at                 time.Time
-}
-
-// claim is a replica that this node has told others it is starting.
-type claim struct {
-	number, generation uint64
-	deploy             *deployment // that is started
-	ordered            bool        // by the operator himself: no decision takes it back
-	cancel             func()      // gives it up
-}
-
 // row is what this node says of itself now.
 func (n *Node) row() record.RowOffer {
 	n.mu.Lock()
