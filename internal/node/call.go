@@ -41,29 +41,24 @@ func (n *Node) Call(ctx context.Context, r frame.Request) (frame.Response, error
 // elsewhere. Where there is nobody, it may wait for one to come, and choose anew.
 func (n *Node) callAnywhere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
 	for until := (time.Time{}); ; {
-		res, err := n.callCheapest(ctx, cell, r)
-		if !retriable(err) || codeOf(err) == frame.Overloaded {
-			return res, err
-		}
-		if until.IsZero() {
-			until = time.Now().Add(maxHold)
-		}
-		if time.Now().After(until) || !n.hold(ctx, cell) {
+		res, err := n.callCheapest(ctx, cell, r, &until)
+		if !retriable(err) || codeOf(err) == frame.Overloaded || !n.hold(ctx, cell, &until) || time.Now().After(until) {
 			return res, err
 		}
 	}
 }
 
 // callCheapest tries those who are known to serve the cell, the cheapest first,
-// and then those who are discovered.
-func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
+// and then those who are discovered. Where none is known it may hold the request,
+// but not beyond until.
+func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Request, until *time.Time) (frame.Response, error) {
 	var t tries
 	var room [8]option
 	for held := false; ; {
 		options := n.options(room[:0], cell, &t)
 		if len(options) == 0 && !held && n.knows(cell) { // its hosts are known: if it sleeps, they are told before anybody is searched for
 			held = true
-			n.hold(ctx, cell)
+			n.hold(ctx, cell, until)
 			continue
 		}
 		if len(options) == 0 {

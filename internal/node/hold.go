@@ -16,8 +16,12 @@ const (
 
 // hold keeps a request for a cell that has no replica just now, where one is to
 // be expected: it tells the hosts that somebody waits, and returns true as
-// soon as the caller may try again. False: nobody will start one, or none came in time.
-func (n *Node) hold(ctx context.Context, cell identity.Cell) bool {
+// soon as the caller may try again. False: nobody will start one, or none came in
+// time. The request is held until a time, which the first call sets if it is zero.
+func (n *Node) hold(ctx context.Context, cell identity.Cell, until *time.Time) bool {
+	if until.IsZero() {
+		*until = time.Now().Add(maxHold)
+	}
 	n.mu.Lock()
 	s := n.services[cell]
 	if s == nil || s.waiting >= maxWaiting || n.leaving {
@@ -33,7 +37,7 @@ func (n *Node) hold(ctx context.Context, cell identity.Cell) bool {
 		n.mu.Unlock()
 	}()
 	n.changed()
-	limit, cancel := context.WithTimeout(ctx, maxHold)
+	limit, cancel := context.WithDeadline(ctx, *until)
 	defer cancel()
 	for {
 		select {

@@ -149,7 +149,7 @@ func thousandths(x float64) uint32 {
 
 func mebibytes(b int64) uint32 { return uint32(min(max(b>>20, 0), math.MaxUint32)) }
 
-// counts reports whether what a row says of a cell counts: whether the author
+// countsLocked reports whether what a row says of a cell counts: whether the author
 // lets its node serve it, as far as this node holds his grants.
 func (n *Node) countsLocked(row record.Row, cell identity.Cell, now time.Time) bool {
 	return slices.ContainsFunc(n.certs.Grants, func(g record.Grant) bool { return row.Counts(cell, g, now) })

@@ -37,6 +37,7 @@ func (n *Node) changed() {
 func (n *Node) scale(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var measured time.Time
 	for {
 		select {
 		case <-timer.C:
@@ -45,7 +46,10 @@ func (n *Node) scale(ctx context.Context) error {
 			return nil
 		}
 		begin := time.Now()
-		n.measureMachine()
+		if begin.Sub(measured) >= decideEvery-decideGap { // over less, idle time is a matter of chance
+			measured = begin
+			n.measureMachine()
+		}
 		n.decide()
 		select { // not more often than this, however much happens
 		case <-time.After(decideGap - time.Since(begin)):
@@ -61,7 +65,7 @@ type verdict struct {
 	s        *service
 	decision autonomic.Decision
 	own      []autonomic.Action
-	told     []autonomic.Action // for the journal
+	news     bool // the journal has not been told
 }
 
 // decide takes one decision for every cell and carries out this node's part.
@@ -69,8 +73,8 @@ func (n *Node) decide() {
 	rows := n.pulse.Rows()
 	n.noteSilence(rows, time.Now())
 	for _, v := range n.verdicts(rows) {
-		for _, a := range v.told {
-			n.tell(v.s, a, v.decision.Want)
+		if v.news {
+			n.tell(v.s, v.decision.Actions[0], v.decision.Want)
 		}
 		for _, a := range v.own {
 			switch a.Kind {
@@ -120,9 +124,7 @@ func (n *Node) verdicts(rows []pulse.Seen) []verdict {
 		}
 		if news := q.s.news(v.decision); news != q.s.said {
 			q.s.said = news
-			if len(v.own) == 0 { // else it is told when it is carried out
-				v.told = v.decision.Actions[:1]
-			}
+			v.news = len(v.own) == 0 // else it is told when it is carried out
 		}
 		all = append(all, v)
 	}
