@@ -21,32 +21,41 @@ import (
 // if they are given.
 func newMachine(t *testing.T, keys *KeyRing, knows ...*Node) *Node {
 	t.Helper()
-	h := tempHome(t)
 	own := KeyRing{Node: identity.NewPrivate()}
-	files := map[string]identity.Private{RoleNode: own.Node}
 	if keys != nil {
 		own.Author, own.Colony = keys.Author, keys.Colony
-		files[RoleAuthor], files[RoleColony] = own.Author, own.Colony
 	}
-	for role, key := range files {
-		if err := key.Save(h.Key(role)); err != nil {
+	var entries []string
+	for _, o := range knows {
+		entries = append(entries, o.listen()...)
+	}
+	return runMachine(t, own, Config{}, entries...)
+}
+
+// runMachine runs a node with these keys on its disk; c may hold what it is made
+// of beside its ports.
+func runMachine(t *testing.T, own KeyRing, c Config, bootstrap ...string) *Node {
+	t.Helper()
+	c.Key, c.Author, c.Home, c.Version = own.Node, own.author(), tempHome(t), "test"
+	for role, key := range own.roles() {
+		if key.IsZero() {
+			continue
+		}
+		if err := key.Save(c.Home.Key(role)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := DefaultSettings()
-	s.Network, s.Mode, s.Listen = "lab", ModeServer, []string{"/ip4/127.0.0.1/udp/0/quic-v1"}
-	s.Bootstrap = nil
-	for _, o := range knows {
-		s.Bootstrap = append(s.Bootstrap, o.listen()...)
+	c.Settings = DefaultSettings()
+	c.Settings.Network, c.Settings.Mode, c.Settings.Bootstrap = "lab", ModeServer, bootstrap
+	c.Settings.Listen = []string{"/ip4/127.0.0.1/udp/0/quic-v1"}
+	_, err := IssueOwn(c.Home, c.Settings.Network, own, time.Now())
+	if err == nil {
+		c.Certs, err = LoadCerts(c.Home, c.Settings.Network, time.Now())
 	}
-	if _, err := IssueOwn(h, s.Network, own, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	certs, err := LoadCerts(h, s.Network, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := New(Config{Key: own.Node, Author: own.author(), Home: h, Settings: s, Certs: certs, Version: "test"})
+	n, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

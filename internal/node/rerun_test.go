@@ -87,36 +87,19 @@ func (x *versionProc) Wait() error           { <-x.done; return x.exit }
 func (x *versionProc) Kill() error           { x.kill(); return nil }
 
 func machineWith(t *testing.T, k KeyRing, p *versions) *Node {
-	h := tempHome(t)
-	for role, key := range map[string]identity.Private{RoleNode: k.Node, RoleAuthor: k.Author, RoleColony: k.Colony} {
-		if err := key.Save(h.Key(role)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := DefaultSettings()
-	s.Network, s.Mode, s.Listen, s.Bootstrap = "lab", ModeServer, []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, nil
-	if _, err := IssueOwn(h, s.Network, k, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	certs, err := LoadCerts(h, s.Network, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := New(Config{Key: k.Node, Author: k.author(), Home: h, Settings: s, Certs: certs, Version: "test", Starter: p, Builder: p,
+	t.Helper()
+	return runMachine(t, k, Config{Starter: p, Builder: p,
 		Pair: func() (net.Conn, net.Conn, error) { a, b := sim.Pipe(); return a, b, nil }})
-	if err != nil {
-		t.Fatal(err)
+}
+
+// decisions returns when so many more were taken for a cell.
+func decisions(n *Node, s *service, count int) {
+	for range count {
+		n.mu.Lock()
+		next := s.decided
+		n.mu.Unlock()
+		<-next
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- n.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return n
 }
 
 func source(t *testing.T, scaling string) string {
@@ -127,7 +110,7 @@ func source(t *testing.T, scaling string) string {
 	return dir
 }
 
-// A birth of the old program that is under way when a new one is run.
+// A birth of the old program that is under way when a new one is run is given up.
 func TestRunReplacesWhatIsBeingBorn(t *testing.T) {
 	t.Parallel()
 	k := ring(7)
@@ -155,7 +138,7 @@ func TestRunReplacesWhatIsBeingBorn(t *testing.T) {
 	if _, err := n.RunCell(context.Background(), dir, none); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(6 * time.Second)
+	decisions(n, s, 10) // the slow start would have ended by then
 	got := map[string]int{}
 	for range 40 {
 		n.mu.Lock()
@@ -174,52 +157,42 @@ func TestRunReplacesWhatIsBeingBorn(t *testing.T) {
 	}
 }
 
-// A run that fails undoes a drain.
-func TestFailedRunUndoesNoDrain(t *testing.T) {
-	t.Parallel()
-	k := ring(7)
-	p := &versions{version: "old", fail: map[string]bool{"new": true}}
-	n := machineWith(t, k, p)
-	dir := source(t, "min_replicas = 1\nmax_replicas = 4\n")
-	none := func(Progress) {}
-	if _, err := n.RunCell(context.Background(), dir, none); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Drain(context.Background(), "greeter", false, none); err != nil {
-		t.Fatal(err)
-	}
-	p.mu.Lock()
-	p.version = "new"
-	p.mu.Unlock()
-	_, err := n.RunCell(context.Background(), dir, none)
-	t.Log("run:", err)
-	time.Sleep(4 * time.Second)
-	if rs := n.Replicas(); len(rs) > 0 && rs[0].State != ReplicaExited {
-		t.Errorf("the failed run undid the drain: %+v", rs[0])
-	}
-}
-
-// A run that fails undoes a stop, and the old program starts.
-func TestFailedRunUndoesNoStop(t *testing.T) {
-	t.Parallel()
-	k := ring(7)
-	p := &versions{version: "old", fail: map[string]bool{"new": true}}
-	n := machineWith(t, k, p)
-	dir := source(t, "min_replicas = 1\nmax_replicas = 4\n")
-	none := func(Progress) {}
-	if _, err := n.RunCell(context.Background(), dir, none); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n.StopCell(context.Background(), identity.Cell{Author: k.Author.Public(), Name: "greeter"}); err != nil {
-		t.Fatal(err)
-	}
-	p.mu.Lock()
-	p.version = "new"
-	p.mu.Unlock()
-	_, err := n.RunCell(context.Background(), dir, none)
-	t.Log("run:", err)
-	time.Sleep(4 * time.Second)
-	if rs := n.Replicas(); len(rs) > 0 && rs[0].State != ReplicaExited {
-		t.Errorf("the failed run undid the stop on all hosts, and the old program runs: %+v", rs[0])
+// A run that fails undoes neither a stop nor a drain: nothing starts, not even
+// the program of before.
+func TestFailedRunUndoesNothing(t *testing.T) {
+	for name, end := range map[string]func(*Node, identity.Cell) error{
+		"drained": func(n *Node, c identity.Cell) error {
+			return n.Drain(context.Background(), string(c.Name), false, func(Progress) {})
+		},
+		"stopped": func(n *Node, c identity.Cell) error {
+			_, err := n.StopCell(context.Background(), c)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := ring(7)
+			p := &versions{version: "old", fail: map[string]bool{"new": true}}
+			n := machineWith(t, k, p)
+			dir := source(t, "min_replicas = 1\nmax_replicas = 4\n")
+			none := func(Progress) {}
+			if _, err := n.RunCell(context.Background(), dir, none); err != nil {
+				t.Fatal(err)
+			}
+			cell := identity.Cell{Author: k.Author.Public(), Name: "greeter"}
+			if err := end(n, cell); err != nil {
+				t.Fatal(err)
+			}
+			p.mu.Lock()
+			p.version = "new"
+			p.mu.Unlock()
+			if _, err := n.RunCell(context.Background(), dir, none); err == nil {
+				t.Fatal("a program that does not start has run")
+			}
+			decisions(n, n.service(cell), 8)
+			if rs := n.Replicas(); len(rs) > 0 && rs[0].State != ReplicaExited {
+				t.Errorf("it runs again: %+v", rs[0])
+			}
+		})
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"cell.network/cell/internal/identity"
 )
 
-// The last replica ends while the next one joins: its announcement is withdrawn.
+// The last replica ends while the next one joins: what lives is announced.
 func TestNoReplicaUnannounced(t *testing.T) {
 	t.Parallel()
 	k := ring(7)
