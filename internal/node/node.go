@@ -362,3 +362,16 @@ func (n *Node) event(kind journal.Kind, cause, cell, text string, data map[strin
 	}
 	return id
 }
+
+// Mesh returns the node's part in discovery. Like the three below it is meant
+// for simulations and benchmarks that measure one part.
+func (n *Node) Mesh() *mesh.Mesh { return n.mesh }
+
+// Kad returns the node's part in the DHT.
+func (n *Node) Kad() *kad.Kad { return n.kad }
+
+// Pulse returns the node's part in gossip.
+func (n *Node) Pulse() *pulse.Pulse { return n.pulse }
+
+// Host returns the node's libp2p host.
+func (n *Node) Host() *host.Host { return n.host }
