@@ -292,6 +292,13 @@ func (c *Client) Ping(ctx context.Context, target string, count int) iter.Seq2[P
 	return stream[Pong](ctx, c, http.MethodPost, "/v1/ping", PingRequest{target, count})
 }
 
+// Hints returns addresses through which others can enter the node's network.
+func (c *Client) Hints(ctx context.Context) ([]string, error) {
+	var l HintList
+	err := c.get(ctx, "/v1/hints", &l)
+	return l.Peers, err
+}
+
 // Reload makes the node read its settings and certificates again.
 func (c *Client) Reload(ctx context.Context) error { return c.post(ctx, "/v1/reload", struct{}{}) }
 

@@ -81,6 +81,7 @@ func (n *Node) routes(frames *connSet) http.Handler {
 	handle("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, n.Status()) })
 	handle("GET /v1/ps", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, ReplicaList{n.Replicas()}) })
 	handle("GET /v1/peers", func(w http.ResponseWriter, r *http.Request) error { return writeJSON(w, PeerList{n.Peers()}) })
+	handle("GET /v1/hints", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, HintList{n.Hints()}) })
 	handle("GET /v1/doctor", func(w http.ResponseWriter, r *http.Request) error { return writeJSON(w, CheckList{n.Checks()}) })
 	handle("POST /v1/run", n.controlRun)
 	handle("POST /v1/grow", n.controlGrow)
@@ -149,12 +150,18 @@ func (n *Node) controlRun(w http.ResponseWriter, r *http.Request) error {
 	if err := absDir(q.Dir); err != nil {
 		return err
 	}
+	if err := n.runsCells(); err != nil {
+		return err
+	}
 	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.RunCell(r.Context(), q.Dir, tell) })
 }
 
 func (n *Node) controlGrow(w http.ResponseWriter, r *http.Request) error {
 	var q GrowRequest
 	if err := readJSON(w, r, &q); err != nil {
+		return err
+	}
+	if err := n.runsCells(); err != nil {
 		return err
 	}
 	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.Grow(r.Context(), q.Ref, q.Mirrors, tell) })
@@ -168,6 +175,14 @@ func (n *Node) controlDrain(w http.ResponseWriter, r *http.Request) error {
 	out := newStream(w)
 	if err := n.Drain(r.Context(), q.Target, q.Undo, func(p Progress) { out.send(p) }); err != nil {
 		out.send(Progress{Error: asAPIError(err)})
+	}
+	return nil
+}
+
+// runsCells refuses what a node cannot do that only lets others into the network.
+func (n *Node) runsCells() error {
+	if n.cfg.Settings.Only {
+		return NewError(CodeRefused, "this node only lets others into the network: it runs and seeds no cells", "start it without --bootstrap-only, or use a node on another host")
 	}
 	return nil
 }
@@ -190,6 +205,9 @@ func (n *Node) controlPublish(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := absDir(q.Dir); err != nil {
+		return err
+	}
+	if err := n.runsCells(); err != nil {
 		return err
 	}
 	p, err := n.Publish(r.Context(), q.Dir, q.Version)

@@ -146,7 +146,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	if n.kad, err = kad.New(n.host, kad.Config{
-		Network: n.net, Mode: kad.Mode(cfg.Settings.Mode), Bootstrap: cfg.Settings.Bootstrap,
+		Network: n.net, Mode: cfg.Settings.dhtMode(), Bootstrap: cfg.Settings.Bootstrap,
 		PeersFile: filepath.Join(cfg.Home.Cache, "peers."+string(n.net)),
 		OnRefused: func(reason string) { n.refuse(journal.LeaseRefused, "dht", reason) },
 	}); err != nil {
@@ -197,8 +197,11 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		})
 	}
-	n.store.Serve()
-	n.seedAll()
+	if !n.cfg.Settings.Only {
+		n.store.Serve()
+		n.seedAll()
+		parts.Go(func() { n.restore(running) })
+	}
 	_, err := os.Stat(filepath.Join(n.cfg.Home.State, drainedFile))
 	n.mu.Lock()
 	n.drained = err == nil
@@ -210,8 +213,8 @@ func (n *Node) Run(ctx context.Context) error {
 	part("pulse", n.pulse.Run)
 	part("scale", n.scale)
 	part("know", n.know)
-	parts.Go(func() { n.restore(running) })
 	part("refresh", n.refresh)
+	part("hints", n.hints)
 	if n.lan != nil {
 		part("lan", n.lan.Run)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"cell.network/cell/internal/home"
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/kad"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -35,7 +36,9 @@ type Settings struct {
 	Network   identity.Network // default "public"
 	Listen    []string         // multiaddrs; default none given: any free UDP port, IPv4 and IPv6
 	Bootstrap []string         // multiaddrs with /p2p, or /dnsaddr; default DefaultBootstrap on the public network
+	Spores    []string         // PATH#KEY or https://…#KEY of signed hints of where to enter the network
 	Mode      string           // one of the Mode constants; default auto
+	Only      bool             // bootstrap_only: a member of the DHT and relay for others, no cells
 	LAN       LANSettings
 	Author    identity.Key      // default author where his key is elsewhere; zero: the key on this machine
 	Authors   identity.Petnames // [authors]: names that this operator gave
@@ -66,7 +69,9 @@ type settingsFile struct {
 	Network   *networkText `toml:"network"`
 	Listen    []addrText   `toml:"listen"`
 	Bootstrap []addrText   `toml:"bootstrap"`
+	Spores    []sporesText `toml:"spores"`
 	Mode      *modeText    `toml:"mode"`
+	Only      *bool        `toml:"bootstrap_only"`
 	LAN       struct {
 		Enabled   *bool            `toml:"enabled"`
 		Port      *int             `toml:"port"`
@@ -146,8 +151,17 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 	if from("bootstrap", t.Bootstrap != nil) {
 		s.Bootstrap = texts(t.Bootstrap)
 	}
+	if from("spores", t.Spores != nil) {
+		s.Spores = make([]string, len(t.Spores))
+		for i, source := range t.Spores {
+			s.Spores[i] = source.text
+		}
+	}
 	if from("mode", t.Mode != nil) {
 		s.Mode = t.Mode.mode
+	}
+	if from("bootstrap_only", t.Only != nil) {
+		s.Only = *t.Only
 	}
 	if from("lan.enabled", t.LAN.Enabled != nil) {
 		s.LAN.Enabled = *t.LAN.Enabled
@@ -243,6 +257,10 @@ func (s Settings) Value(key string) any {
 		return s.Listen
 	case "bootstrap":
 		return s.Bootstrap
+	case "spores":
+		return s.Spores
+	case "bootstrap_only":
+		return s.Only
 	case "lan.enabled":
 		return s.LAN.Enabled
 	case "lan.port":
@@ -274,7 +292,7 @@ func (s *Settings) settle() {
 
 // Keys are the keys of the settings that have a single value, in the order in
 // which they are shown. Petnames and trusted authors have commands of their own.
-var Keys = []string{"network", "listen", "bootstrap", "mode", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed", "author"}
+var Keys = []string{"network", "listen", "bootstrap", "spores", "mode", "bootstrap_only", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed", "author"}
 
 // ErrNoKey says that no setting has this key.
 var ErrNoKey = errors.New("no such setting")
@@ -290,6 +308,15 @@ func (s *Settings) Set(key, value, origin string) error {
 		s.Listen, err = parseAddrs(value)
 	case "bootstrap":
 		s.Bootstrap, err = parseAddrs(value)
+	case "spores":
+		s.Spores = splitList(value)
+		for _, source := range s.Spores {
+			if _, err := parseHintSource(source); err != nil {
+				return err
+			}
+		}
+	case "bootstrap_only":
+		s.Only, err = parseSwitch(value)
 	case "mode":
 		var m modeText
 		err = m.UnmarshalText([]byte(value))
@@ -348,7 +375,7 @@ func (s Settings) List() []Setting {
 	}
 	values := map[string]string{
 		"network": string(s.Network), "listen": strings.Join(s.Listen, ","), "bootstrap": strings.Join(s.Bootstrap, ","),
-		"mode": s.Mode, "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
+		"spores": strings.Join(s.Spores, ","), "mode": s.Mode, "bootstrap_only": strconv.FormatBool(s.Only), "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
 		"lan.multicast": strconv.FormatBool(s.LAN.Multicast), "lan.unicast": strconv.Itoa(s.LAN.Unicast),
 		"lan.directed": strings.Join(directed, ","), "author": author,
 	}
@@ -376,6 +403,14 @@ func (s Settings) DefaultAuthor(own identity.Key) identity.Key {
 		return s.Author
 	}
 	return own
+}
+
+// dhtMode is the node's part in the DHT: one that is there for nothing else serves.
+func (s Settings) dhtMode() kad.Mode {
+	if s.Only && s.Mode == ModeAuto {
+		return kad.ModeServer
+	}
+	return kad.Mode(s.Mode)
 }
 
 // Petname returns the name that the operator gave to an author, or "".
@@ -444,6 +479,14 @@ func (a *addrText) UnmarshalText(b []byte) error {
 	}
 	a.addr = string(b)
 	return nil
+}
+
+type sporesText struct{ text string }
+
+func (s *sporesText) UnmarshalText(b []byte) error {
+	s.text = string(b)
+	_, err := parseHintSource(s.text)
+	return err
 }
 
 type networkText struct{ network identity.Network }

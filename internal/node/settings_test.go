@@ -76,7 +76,7 @@ hosts = ["` + someKey + `"]
 		origins[l.Key] = l.Origin
 	}
 	wantOrigins := map[string]string{
-		"network": path, "listen": "default", "bootstrap": "default", "mode": "flag --mode",
+		"network": path, "listen": "default", "bootstrap": "default", "spores": "default", "bootstrap_only": "default", "mode": "flag --mode",
 		"lan.enabled": "default", "lan.port": "env CELL_LAN_PORT", "lan.multicast": "default", "lan.unicast": "default", "lan.directed": path, "author": path,
 	}
 	if !reflect.DeepEqual(origins, wantOrigins) {
