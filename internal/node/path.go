@@ -1,6 +1,8 @@
 package node
 
 import (
+	"context"
+	"iter"
 	"time"
 
 	"cell.network/cell/internal/host"
@@ -32,4 +34,10 @@ func (n *Node) Path(node identity.Key) (via string, rtt time.Duration, ok bool) 
 		}
 	}
 	return via, rtt, ok
+}
+
+// Watch streams the nodes that serve a cell, and goes on with those that come,
+// change or go until ctx or the node ends.
+func (c *Client) Watch(ctx context.Context, ref string) iter.Seq2[Found, error] {
+	return c.found(ctx, "/v1/lookup?"+query("ref", ref, "follow", "1"))
 }
