@@ -1,0 +1,124 @@
+package host
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// Limits on what peers say about where they see this node.
+const (
+	minWitnesses = 2 // machines that must agree before an address is probed
+	maxSeenAt    = 3 // addresses of each IP version that are probed
+)
+
+// sightings are the addresses at which peers see this node. A peer may say
+// anything, so that they only lead to questions: to AutoNAT whether others
+// reach it there, to hole punching where to aim.
+type sightings struct {
+	mu sync.Mutex // guards what follows
+	by map[network.Conn]sighting
+}
+
+// sighting is what one connection's peer said.
+type sighting struct {
+	at      ma.Multiaddr
+	witness netip.Addr // its IP; of IPv6 the /56
+}
+
+func newSightings() *sightings { return &sightings{by: make(map[network.Conn]sighting)} }
+
+// add notes what a peer said about a connection and reports whether that is news.
+func (s *sightings) add(c network.Conn, at ma.Multiaddr) bool {
+	witness, ok := machineOf(c.RemoteMultiaddr())
+	if !ok || !oneMachine(at) || manet.IsIPLoopback(at) || c.IsClosed() {
+		return false
+	}
+	if remote := c.RemoteMultiaddr(); !isQUIC(remote) || remote[0].Code() != at[0].Code() {
+		return false // seen over a relay, or through a translator between IP versions
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news := !s.by[c].at.Equal(at)
+	s.by[c] = sighting{at, witness}
+	return news
+}
+
+func (s *sightings) forget(c network.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.by, c)
+}
+
+// machineOf returns the IP of an address; of IPv6 the /56, which is one customer.
+func machineOf(a ma.Multiaddr) (netip.Addr, bool) {
+	ip, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(ip)
+	if addr = addr.Unmap(); addr.Is6() {
+		p, err := addr.Prefix(56)
+		return p.Addr(), ok && err == nil
+	}
+	return addr, ok
+}
+
+// Seen is an address at which peers see this node.
+type Seen struct {
+	Addr      ma.Multiaddr
+	Witnesses int // machines that see it there
+}
+
+// all returns every address, that with the most witnesses first.
+func (s *sightings) all() []Seen {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	witnesses := make(map[string]map[netip.Addr]bool)
+	addrs := make(map[string]ma.Multiaddr)
+	for _, at := range s.by {
+		k := string(at.at.Bytes())
+		if witnesses[k] == nil {
+			witnesses[k], addrs[k] = make(map[netip.Addr]bool), at.at
+		}
+		witnesses[k][at.witness] = true
+	}
+	var out []Seen
+	for k, w := range witnesses {
+		out = append(out, Seen{addrs[k], len(w)})
+	}
+	slices.SortFunc(out, func(a, b Seen) int {
+		return cmp.Or(cmp.Compare(b.Witnesses, a.Witnesses), a.Addr.Compare(b.Addr))
+	})
+	return out
+}
+
+// Addrs implements libp2p's interface of what is observed: the addresses that
+// at least so many machines see. Hole punching aims at those that one sees.
+func (s *sightings) Addrs(witnesses int) []ma.Multiaddr { return s.top(witnesses, 0) }
+
+// AddrsFor implements libp2p's interface: where a port of this node is seen.
+func (s *sightings) AddrsFor(local ma.Multiaddr) []ma.Multiaddr {
+	if !isQUIC(local) {
+		return nil
+	}
+	return s.top(minWitnesses, local[0].Code())
+}
+
+func (s *sightings) top(witnesses, ip int) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	count := make(map[int]int)
+	for _, at := range s.all() {
+		version := at.Addr[0].Code()
+		if at.Witnesses >= witnesses && (ip == 0 || ip == version) && count[version] < maxSeenAt {
+			count[version]++
+			out = append(out, at.Addr)
+		}
+	}
+	return out
+}
