@@ -85,6 +85,7 @@ type segment struct {
 	rand    *rand.Rand
 	ends    []*end
 	packets int
+	cast    []time.Time // of those to everybody
 }
 
 type end struct {
@@ -128,6 +129,9 @@ func (e *end) Send(pkt []byte, to netip.AddrPort) error {
 		return ErrNoMulticast
 	}
 	s.packets++
+	if !to.IsValid() {
+		s.cast = append(s.cast, time.Now())
+	}
 	for _, other := range s.ends {
 		if to.IsValid() && other.addr != to || s.rand.Float64() < s.loss {
 			continue
@@ -642,7 +646,7 @@ func TestNewInterfaceIsGreeted(t *testing.T) {
 		a, _, bus := member(t, s, 1)
 		_, b, _ := member(t, s, 2)
 		a.Announce(lease(t, 1, "greeter", time.Now()))
-		pause(sameRound)
+		pause(sameRound + startWindow)
 		heard, packets := b.heard(), s.sent()
 		bus.changed <- struct{}{}
 		pause(startWindow)
