@@ -22,7 +22,7 @@ const endSilent = "its host fell silent"
 // death is what is known of a dead node.
 type death struct {
 	at    time.Time    // when it was told of
-	order record.Order // the newest of the node's leases that says nothing against it
+	order record.Order // the newest of the node's leases that were known then
 }
 
 // Lost tells that a node is dead, as the other nodes see it: its endpoints are
@@ -103,16 +103,10 @@ func (t *table) bury(node identity.Key, now time.Time) {
 	t.version++
 }
 
-// revive shows again what a dead node serves, and ends the negative answers
-// that its death led to.
+// revive shows again what a dead node serves.
 func (t *table) revive(node identity.Key) {
 	delete(t.dead, node)
 	t.version++
-	for _, n := range t.names {
-		if e := n.nodes[node]; e != nil && !e.spent {
-			n.missed = time.Time{}
-		}
-	}
 }
 
 // hearOf sees whether a lease proves that a dead node is alive: the order of a
@@ -126,8 +120,5 @@ func (t *table) hearOf(l record.Lease, by told) {
 	}
 	if by.tier == TierLAN || !l.Issued.Before(d.at.Truncate(time.Millisecond)) {
 		t.revive(l.Node())
-		return
 	}
-	d.order = l.Order
-	t.dead[l.Node()] = d
 }

@@ -24,6 +24,10 @@ func TestLostNodesAreHidden(t *testing.T) {
 		m.Lost(key(20).Public())
 		m.Lost(key(20).Public())
 		wantOthers(t, m, "greeter", 21)
+		m.Back(key(20).Public())
+		wantOthers(t, m, "greeter", 20, 21)
+		m.Lost(key(20).Public())
+		wantOthers(t, m, "greeter", 21)
 		wantOthers(t, m, "other")
 		if got, err := collect(m, cellOf("greeter")); err != nil || len(got) != 1 {
 			t.Errorf("%d endpoints, %v; want the live one", len(got), err)

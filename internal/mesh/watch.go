@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -189,7 +190,6 @@ func (w *watcher) look() (changes []Change, next time.Time) {
 	there := make(map[identity.Key]bool, len(serving))
 	for _, e := range serving {
 		there[e.Node] = true
-		delete(w.parted, e.Node)
 		if e.Took, e.Why = now.Sub(w.start), e.told.why(now); w.known[e.Node] {
 			e.Tier = TierCache
 		}
@@ -207,6 +207,10 @@ func (w *watcher) look() (changes []Change, next time.Time) {
 			left = append(left, Change{Endpoint: e, Gone: true, Why: w.whyGone(n, node)})
 		}
 	}
+	maps.DeleteFunc(w.parted, func(node identity.Key, _ bool) bool {
+		_, shown := w.shown[node]
+		return !shown || there[node]
+	})
 	slices.SortFunc(left, func(a, b Change) int { return rank(a.Endpoint, b.Endpoint) })
 	return append(changes, left...), n.firstLapse(now, next)
 }

@@ -162,7 +162,13 @@ func TestWatchTheDHT(t *testing.T) {
 		if _, finds := dht.log(); finds < 19 || finds > 25 {
 			t.Errorf("%d searches in twenty minutes, want about one a minute", finds)
 		}
-		dht.tell(lease(t, 20, "greeter", 100, tombstone))
+		short := func(o *record.Offer) { o.TTL = 30 * time.Second }
+		for i := range 60 { // ten more, with a lease that lasts for half a minute
+			dht.Put(t.Context(), lease(t, 20, "greeter", uint64(62+i), short))
+			time.Sleep(10 * time.Second)
+		}
+		o.expect(t)
+		dht.tell(lease(t, 20, "greeter", 200, tombstone))
 		synctest.Wait()
 		if len(o.lines) != 1 || !strings.HasSuffix(o.lines[0], ": dht, it withdrew") {
 			t.Errorf("saw %v", o.lines)
@@ -200,10 +206,14 @@ func TestWatchWithoutHelp(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				m := start(t, 10, Config{WAN: c.dht, Rand: func() float64 { return 0 }})
+				told := 0
+				m := start(t, 10, Config{WAN: c.dht, Rand: func() float64 { return 0 }, Event: func(Event) { told++ }})
 				o := observe(t, m, "greeter")
 				o.expect(t)
 				time.Sleep(time.Minute)
+				if told != 1 {
+					t.Errorf("%d events of searches that found nothing, want one of the first", told)
+				}
 				c.dht.Put(t.Context(), lease(t, 20, "greeter", 1))
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
@@ -219,6 +229,43 @@ func TestWatchWithoutHelp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWatchThroughChurn sees many nodes come and go at once, and does not
+// search for each that went.
+func TestWatchThroughChurn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dht := &sky{}
+		m := start(t, 10, Config{WAN: dht})
+		o := observe(t, m, "greeter")
+		const nodes = 3 * maxPerName
+		for i := range nodes {
+			m.Heard(lease(t, 100+i, "greeter", 1))
+			synctest.Wait()
+			m.Heard(lease(t, 100+i, "greeter", 2, tombstone))
+			synctest.Wait()
+		}
+		withdrew := 0
+		for _, line := range o.lines {
+			if strings.HasPrefix(line, "-") && strings.HasSuffix(line, "it withdrew") {
+				withdrew++
+			}
+		}
+		if len(o.lines) != 2*nodes || withdrew != nodes {
+			t.Errorf("%d changes, %d withdrawals; %d nodes came and went", len(o.lines), withdrew, nodes)
+		}
+		time.Sleep(time.Second)
+		if _, finds := dht.log(); finds != 1 {
+			t.Errorf("%d searches within a second", finds)
+		}
+		for _, w := range m.watches {
+			for each := range w.watchers {
+				if len(each.shown)+len(each.known)+len(each.parted) > 0 {
+					t.Errorf("of nodes that went %d, %d and %d are remembered", len(each.shown), len(each.known), len(each.parted))
+				}
+			}
+		}
+	})
 }
 
 // TestSlowWatcher reads nothing while hundreds of things happen, twice.

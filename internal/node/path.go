@@ -7,33 +7,28 @@ import (
 
 	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
-	"github.com/quic-go/quic-go"
 )
 
-// Path says how a node is reached now, "direct" or "relayed via" whom, and how
-// long a message takes there and back, 0 where that is not known yet. ok is
-// false where there is no connection.
-func (n *Node) Path(node identity.Key) (via string, rtt time.Duration, ok bool) {
+// reached says how a node is reached now, direct or relayed via another, and at
+// which address where that is a direct one; "" where there is no connection.
+func (n *Node) reached(node identity.Key) (path, addr string) {
+	path, _, _ = n.host.Path(node)
 	id, err := host.PeerID(node)
-	if err != nil {
-		return "", 0, false
+	if err != nil || path == "" {
+		return path, ""
 	}
 	for _, c := range n.host.Network().ConnsToPeer(id) {
-		if c.Stat().Limited {
-			if via == "" {
-				via, ok = "relayed via "+c.RemoteMultiaddr().String(), true
-			}
-			continue
-		}
-		via, ok = "direct", true
-		var q *quic.Conn
-		if c.As(&q) {
-			if d := q.ConnectionStats().SmoothedRTT; rtt == 0 || d < rtt {
-				rtt = d
-			}
+		if !c.Stat().Limited {
+			return path, c.RemoteMultiaddr().String()
 		}
 	}
-	return via, rtt, ok
+	return path, ""
+}
+
+// rtt is the round trip to a node that is connected, once it has been measured.
+func (n *Node) rtt(node identity.Key) (time.Duration, bool) {
+	_, rtt, ok := n.host.Path(node)
+	return rtt, ok && rtt > 0
 }
 
 // Watch streams the nodes that serve a cell, and goes on with those that come,
