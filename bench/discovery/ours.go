@@ -51,7 +51,7 @@ type joinBy func(i int) []int
 
 // newOurs makes the hosts and sets them going. They know nobody but those that
 // join says, and what is preseeded.
-func newOurs(s setup, wires *sim.Network, join joinBy) (*ourHosts, error) {
+func newOurs(s setup, wires *sim.Network, join joinBy, last ...identity.Private) (*ourHosts, error) {
 	dir, err := os.MkdirTemp("", "cellbench")
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func newOurs(s setup, wires *sim.Network, join joinBy) (*ourHosts, error) {
 	}
 	all.grant = grant.Raw
 	for i := range s.Nodes {
-		h := &ourHost{at: i, key: keyOf(s.Seed, "node", i)}
+		h := &ourHost{at: i, key: hostKey(s, i, last)}
 		all.hosts = append(all.hosts, h)
 		all.index[h.key.Public()] = i
 	}

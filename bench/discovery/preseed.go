@@ -12,7 +12,7 @@ import (
 )
 
 // preseed fills the routing tables as if the network had been up for long, the
-// same as those of the stock hosts.
+// same as those of the stock hosts, and what membership tells the DHT.
 func (all *ourHosts) preseed() error {
 	infos := make([]peer.AddrInfo, len(all.hosts))
 	ids := make([]peer.ID, len(all.hosts))
@@ -35,6 +35,13 @@ func (all *ourHosts) preseed() error {
 		all.hosts[i].node.Host().Peerstore().AddAddrs(ids[j], infos[j].Addrs, peerstore.PermanentAddrTTL)
 		_, _ = routers[i].RoutingTable().TryAddPeer(ids[j], true, true)
 	})
+	for i, h := range all.hosts {
+		for j := range all.hosts {
+			if i != j {
+				h.node.Kad().Known(all.hosts[j].key.Public(), [][]byte{infos[j].Addrs[0].Bytes()}, true, true)
+			}
+		}
+	}
 	return nil
 }
 

@@ -1,30 +1,28 @@
 package main
 
-// Names of scenes, which are the first half of what rows show.
-const (
-	oursLookups  = "our lookups"
-	stockLookups = "stock lookups"
+import (
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 // scenes are what children of this program play.
 var scenes = map[string]scene{
-	oursLookups: func(s setup, f map[string]figure) error {
-		net, err := newOurs(s, newWAN(s), nil)
-		if err != nil {
-			return err
-		}
-		defer net.close()
-		if err := net.preseed(); err != nil {
-			return err
-		}
-		return lookups(s, net, f)
+	oursLookups:  lookupsOurs,
+	stockLookups: lookupsStock,
+	oursCrashLAN: func(s setup, f map[string]figure) error { return crashOurs(s, newLAN(s), f) },
+	oursCrashWAN: func(s setup, f map[string]figure) error { return crashOurs(s, newWAN(s), f) },
+	membersCrashLAN: func(s setup, f map[string]figure) error {
+		return crashMembers(s, memberlist.DefaultLANConfig, lan, f)
 	},
-	stockLookups: func(s setup, f map[string]figure) error {
-		net, err := newStock(s, newWAN(s))
-		if err != nil {
-			return err
-		}
-		defer net.close()
-		return lookups(s, net, f)
+	membersCrashWAN: func(s setup, f map[string]figure) error {
+		return crashMembers(s, memberlist.DefaultWANConfig, planet, f)
 	},
+	oursAttack:  attackOurs,
+	stockAttack: attackStock,
+	forgedScene: forged,
 }
+
+// lan is a network in which a packet takes half a millisecond.
+func lan(_, _ netip.Addr) time.Duration { return 500 * time.Microsecond }

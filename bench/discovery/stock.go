@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/sim"
 	"github.com/ipfs/go-cid"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
@@ -48,10 +49,10 @@ type stockHost struct {
 	once    sync.Once
 }
 
-func newStock(s setup, net *sim.Network) (*stockHosts, error) {
+func newStock(s setup, net *sim.Network, last ...identity.Private) (*stockHosts, error) {
 	all := &stockHosts{net: net, index: make(map[peer.ID]int)}
 	for i := range s.Nodes {
-		h, err := all.add(s, i)
+		h, err := all.add(i, hostKey(s, i, last))
 		if err != nil {
 			all.close()
 			return nil, fmt.Errorf("make stock host: %w", err)
@@ -73,14 +74,14 @@ func newStock(s setup, net *sim.Network) (*stockHosts, error) {
 }
 
 // add makes a host the way that libp2p's own simulations do.
-func (all *stockHosts) add(s setup, i int) (_ *stockHost, err error) {
+func (all *stockHosts) add(i int, own identity.Private) (_ *stockHost, err error) {
 	h := &stockHost{}
 	defer func() {
 		if err != nil {
 			h.close()
 		}
 	}()
-	key, err := crypto.UnmarshalEd25519PrivateKey(keyOf(s.Seed, "node", i).Raw())
+	key, err := crypto.UnmarshalEd25519PrivateKey(own.Raw())
 	if err != nil {
 		return nil, err
 	}

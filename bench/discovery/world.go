@@ -46,18 +46,23 @@ func planet(from, to netip.Addr) time.Duration {
 
 // newWAN makes the planet's network.
 func newWAN(s setup) *sim.Network {
-	return sim.NewNetwork(sim.Config{Seed: s.Seed, Latency: planet, Up: linkSpeed, Down: linkSpeed})
+	return sim.NewNetwork(sim.Config{Seed: s.Seed, Latency: planet, Jitter: -1, Up: linkSpeed, Down: linkSpeed})
 }
 
-// newLAN makes a network in which a packet takes half a millisecond.
+// newLAN makes a network without distances.
 func newLAN(s setup) *sim.Network {
-	return sim.NewNetwork(sim.Config{
-		Seed: s.Seed, Up: linkSpeed, Down: linkSpeed,
-		Latency: func(_, _ netip.Addr) time.Duration { return 500 * time.Microsecond },
-	})
+	return sim.NewNetwork(sim.Config{Seed: s.Seed, Latency: lan, Jitter: -1, Up: linkSpeed, Down: linkSpeed})
 }
 
 func multiaddrOf(i int) string { return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", addrOf(i), port) }
+
+// hostKey is the key of host i; the last ones have those that are given.
+func hostKey(s setup, i int, last []identity.Private) identity.Private {
+	if own := s.Nodes - len(last); i >= own {
+		return last[i-own]
+	}
+	return keyOf(s.Seed, "node", i)
+}
 
 // keyOf derives a key from the seed: contenders have the same.
 func keyOf(seed uint64, role string, i int) identity.Private {
