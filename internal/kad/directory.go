@@ -208,6 +208,20 @@ func (d *directory) silent(id peer.ID, now time.Time) {
 	}
 }
 
+// slow records that a peer had not answered after a while. Nothing follows but
+// that it is not the quickest.
+func (d *directory) slow(id peer.ID, rtt time.Duration) {
+	key, err := host.KeyOf(id)
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.all[key]; c != nil {
+		c.rtt = max(c.rtt, rtt)
+	}
+}
+
 // suspect reports whether c did not answer of late: it is asked last.
 func (c *contact) suspect(now time.Time) bool {
 	if c.misses == 0 {

@@ -129,6 +129,7 @@ type Kad struct {
 
 	proto, watchProto protocol.ID
 	watched           *watched
+	asked             atomic.Uint64 // requests sent by lookups
 
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -248,6 +249,9 @@ func (k *Kad) Serving() bool {
 // holds, and their size in bytes.
 func (k *Kad) Held() (records, bytes int) { return k.store.size() }
 
+// Asked returns how many requests lookups have sent so far.
+func (k *Kad) Asked() uint64 { return k.asked.Load() }
+
 // Stats returns how much was refused, by reason.
 func (k *Kad) Stats() map[string]uint64 {
 	k.mu.Lock()
@@ -324,6 +328,7 @@ func (k *Kad) Close() error {
 		k.tasks.Wait()
 		return nil
 	}
+	k.linger()
 	k.host.RemoveStreamHandler(k.proto)
 	k.host.RemoveStreamHandler(k.watchProto)
 	if !k.conf.still {

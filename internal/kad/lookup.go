@@ -58,7 +58,7 @@ type candidate struct {
 	hops    int           // exchanges that led to it and to its answer
 	rtt     time.Duration // 0 unknown
 	warm    bool          // there is a connection
-	suspect bool          // did not answer of late: asked when nobody else is left
+	suspect bool          // did not answer of late: asked when nobody else is left, and not waited for
 	state   progress
 	lists   int // of how many places it is remembered
 	sent    time.Time
@@ -133,8 +133,8 @@ func (l *lookup) stores() bool { return l.rules.atOnce == Holders }
 
 // window returns the candidates that hold, or would hold, what lies at place r:
 // the Holders closest that have not failed. Suspects are among them where there
-// are not enough others; what is to be stored goes to others in place of the
-// late ones, too.
+// are not enough others. What is to be stored goes to all of these, to suspects
+// among them, and to as many others in place of those who are late.
 func (l *lookup) window(r int) []*candidate {
 	var w, suspects []*candidate
 	room := Holders
@@ -143,11 +143,11 @@ func (l *lookup) window(r int) []*candidate {
 		case room == 0:
 			return w
 		case c.state == failed:
-		case c.suspect && c.state != answered:
+		case c.suspect && c.state != answered && !l.stores():
 			suspects = append(suspects, c)
 		default:
 			w = append(w, c)
-			if c.state != late || !l.stores() {
+			if !l.stores() || c.state == answered || c.state != late && !c.suspect {
 				room--
 			}
 		}
@@ -174,8 +174,11 @@ func (l *lookup) next(now time.Time) []query {
 	for r := range l.places {
 		w := l.window(r)
 		n, _ := tally(w)
-		want := max(l.rules.atOnce, n[late]) // whoever is slow is asked no more, and twice as many others
-		if n[answered] >= l.rules.enough && !l.stores() {
+		want := max(l.rules.atOnce, n[late]) // in place of those who are slow twice as many are asked
+		switch {
+		case l.stores():
+			want = len(w)
+		case n[answered] >= l.rules.enough:
 			want = 0
 		}
 		for n[asked] < want {
@@ -253,7 +256,9 @@ func (l *lookup) ask(c *candidate, now time.Time, out *[]query) bool {
 	}
 	l.queries++
 	e := l.expect(c)
-	c.state, c.sent = asked, now
+	if c.state, c.sent = asked, now; c.suspect {
+		c.state = late
+	}
 	c.lateAt = now.Add(time.Duration(lateFactor*float64(e)) + lateSlack)
 	c.endAt = now.Add(min(max(endFactor*e+endSlack, endLeast), endMost))
 	*out = append(*out, query{candidate: c})

@@ -14,11 +14,13 @@ import (
 
 // How own leases are kept where they belong.
 const (
-	putTimeout    = 10 * time.Second // for a lease to reach all holders
-	tombKept      = 2 * time.Minute  // new holders are told of a withdrawal for so long
-	settleTime    = 250 * time.Millisecond
-	depositPause  = 2 * time.Second // between two looks for new holders of one lease
-	depositsAtOne = 4               // leases that are put again at the same time
+	putTimeout    = 10 * time.Second       // for a lease to reach all holders
+	tombKept      = 2 * time.Minute        // new holders are told of a withdrawal for so long
+	settleTime    = 250 * time.Millisecond // after a change
+	restFactor    = 20                     // of the time that the last look took: many leases cost 5 % of a core at most
+	lingerTime    = 500 * time.Millisecond // that Close waits for withdrawals under way
+	depositPause  = 2 * time.Second        // between two looks for new holders of one lease
+	depositsAtOne = 4                      // leases that are put again at the same time
 )
 
 // holderTag marks connections to those who hold this node's leases, holderValue
@@ -33,6 +35,7 @@ type deposit struct {
 	lease  record.Lease
 	places [Keys]place
 	until  time.Time
+	first  chan struct{}   // closed when all have been asked once
 	ctx    context.Context // ends when a newer lease takes its place
 	cancel context.CancelFunc
 
@@ -62,11 +65,13 @@ func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) 
 	}
 	d := k.deposit(key, l, time.Now())
 	if !k.begin() {
+		close(d.first)
 		return 0, fmt.Errorf("put lease of %s: closed", l.Cell.Short())
 	}
 	most, all := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer k.tasks.Done()
+		defer close(d.first)
 		all <- k.spread(d, sync.OnceFunc(func() { close(most) }))
 	}()
 	select {
@@ -89,7 +94,7 @@ func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) 
 
 // deposit makes l the lease to be kept up under key.
 func (k *Kad) deposit(key identity.NameKey, l record.Lease, now time.Time) *deposit {
-	d := &deposit{lease: l, places: placesOf(key), until: l.Expires(now), took: make(map[peer.ID]bool)}
+	d := &deposit{lease: l, places: placesOf(key), until: l.Expires(now), first: make(chan struct{}), took: make(map[peer.ID]bool)}
 	if l.Tombstone() {
 		d.until = now.Add(tombKept)
 	}
@@ -186,10 +191,11 @@ func (k *Kad) amongClosest(d *deposit) bool {
 func (k *Kad) keepDeposits() {
 	for {
 		known, routed := k.dir.wait(), k.table.wait()
-		wait := sweepEvery
-		if k.renewDeposits(time.Now()) {
+		start, wait := time.Now(), sweepEvery
+		if k.renewDeposits(start) {
 			wait = depositPause
 		}
+		rest := max(settleTime, restFactor*time.Since(start)) // more changes are likely to follow
 		t := time.NewTimer(wait)
 		select {
 		case <-known:
@@ -199,8 +205,29 @@ func (k *Kad) keepDeposits() {
 		}
 		t.Stop()
 		select {
-		case <-time.After(settleTime): // more changes are likely to follow
+		case <-time.After(rest):
 		case <-k.ctx.Done():
+			return
+		}
+	}
+}
+
+// linger waits a moment for withdrawals that are on their way to all holders.
+func (k *Kad) linger() {
+	k.mu.Lock()
+	var last []*deposit
+	for _, d := range k.deposits {
+		if d.lease.Tombstone() {
+			last = append(last, d)
+		}
+	}
+	k.mu.Unlock()
+	t := time.NewTimer(lingerTime)
+	defer t.Stop()
+	for _, d := range last {
+		select {
+		case <-d.first:
+		case <-t.C:
 			return
 		}
 	}

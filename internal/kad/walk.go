@@ -19,6 +19,10 @@ import (
 // seedsPerPlace is how many of the closest peers known a lookup begins with.
 const seedsPerPlace = 2 * Holders
 
+// silentFactor is after how many times what was expected a peer that has not
+// answered, when a lookup ends without it, is taken for one that will not.
+const silentFactor = 3
+
 // errBusy says that a peer is there but wants to be spared.
 var errBusy = errors.New("peer is busy")
 
@@ -109,6 +113,7 @@ func (k *Kad) walk(ctx context.Context, l *lookup, r request, more func() bool, 
 	for !l.idle() && (!l.enough() || more()) {
 		for _, q := range l.next(time.Now()) {
 			running++
+			k.asked.Add(1)
 			go k.query(ctx, q, r, events)
 		}
 		if running == 0 {
@@ -188,20 +193,23 @@ func (k *Kad) met(e event) {
 // failed remembers that a peer could not be reached.
 func (k *Kad) failed(c *candidate) { k.dir.silent(c.ID, time.Now()) }
 
-// noteSilence remembers who did not answer in time, of a lookup in which others
+// noteSilence remembers who had not answered when a lookup ended in which others
 // did: where nobody answers it may be us who are cut off.
 func (k *Kad) noteSilence(l *lookup, met int) {
 	if met == 0 {
 		return
 	}
 	now := time.Now()
-	l.pass(now)
 	for _, c := range l.known {
-		switch {
-		case c.state == late:
-			k.dir.silent(c.ID, now)
-		case c.state == failed && !c.sent.IsZero() && !k.warm(c.ID):
+		switch since := now.Sub(c.sent); {
+		case c.sent.IsZero():
+		case c.state == failed && !k.warm(c.ID):
 			k.dht.RoutingTable().RemovePeer(c.ID)
+		case c.state != asked && c.state != late:
+		case since > silentFactor*l.expect(c):
+			k.dir.silent(c.ID, now)
+		case c.state == late:
+			k.dir.slow(c.ID, since/2)
 		}
 	}
 }
