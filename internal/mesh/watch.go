@@ -30,8 +30,9 @@ type Change struct {
 // changes or goes: it withdrew, its lease lapsed or was replaced, or its host
 // died. A node that is yielded again without having gone has other addresses,
 // or begins to drain. Who reads slowly is told of the newest state of each
-// node, not of what came between. It ends with ctx; an error, [ErrBusy] or
-// [ErrStopped], is yielded last.
+// node, not of what came between. That a newer grant has put a lease out of
+// force is noticed within a minute, everything else at once. It ends with ctx;
+// an error, [ErrBusy] or [ErrStopped], is yielded last.
 func (m *Mesh) Watch(ctx context.Context, cell identity.Cell) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		w, err := m.beginWatch(cell)
