@@ -203,8 +203,10 @@ func (h *Host) build(c Config) error {
 	gate := &gate{network: c.Network, dialled: func(ma.Multiaddr) {}}
 	if c.NAT {
 		h.nat = &nat{
-			host: h, seen: newSightings(), met: newAcquaintances(), punches: &punches{network: c.Network}, forced: c.Public, relay: c.Relay,
+			host: h, seen: newSightings(), met: newAcquaintances(), forced: c.Public, relay: c.Relay,
 		}
+		h.nat.punches = &punches{nat: h.nat, busy: make(map[peer.ID]bool)}
+		h.nat.ctx, h.nat.cancel = context.WithCancel(context.Background())
 		gate.dialled = h.nat.met.dialled
 	}
 	if h.swarm, err = newSwarm(key, bus, quic, limits, swarm.WithConnectionGater(gate)); err != nil {
@@ -232,7 +234,6 @@ func (h *Host) build(c Config) error {
 		}
 		h.closers = append(h.closers, n.probe.Close)
 		opts.AutoNATv2, opts.ObservedAddrsManager, opts.AddrsFactory = n.probe.v2, n.seen, n.addrs
-		opts.EnableHolePunching, opts.HolePunchingOptions = true, n.punches.options()
 		if c.PortMap && c.ListenPacket == nil {
 			opts.NATManager = func(net network.Network) basichost.NATManager {
 				n.mapper = basichost.NewNATManager(net)

@@ -224,3 +224,102 @@ func TestReachedOverRelay(t *testing.T) {
 		})
 	}
 }
+
+// relaying waits until the public hosts know that they are, and relay.
+func (p *planet) relaying() *planet {
+	p.t.Helper()
+	p.within(10*time.Minute, "the public hosts relay", func() bool {
+		for _, h := range p.public {
+			if r := h.Reach(); r.Public != Yes || !r.Serving.On {
+				return false
+			}
+		}
+		return true
+	})
+	return p
+}
+
+// reached waits until a's messages to b are answered and returns how long that took.
+func (p *planet) reached(a, b *Host, limit time.Duration) time.Duration {
+	p.t.Helper()
+	start := time.Now()
+	var err error
+	for time.Since(start) < limit {
+		ctx, cancel := context.WithTimeout(p.t.Context(), limit)
+		if err = a.Dial(ctx, b.Key(), b.LeaseAddrs(false)); err == nil {
+			_, err = echo(ctx, a, b.ID())
+		}
+		cancel()
+		if err == nil {
+			return time.Since(start)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	p.t.Fatalf("not reached within %v: %v", limit, err)
+	return 0
+}
+
+func TestMappingChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlanet(t, 4).relaying()
+		box := p.box(sim.NATConfig{PortFilter: true})
+		b := p.open(box, Config{})
+		for _, o := range p.public {
+			p.join(b, o)
+		}
+		p.within(time.Minute, "places", func() bool { return len(relayedAddrs(b)) >= wantedPlaces })
+		a := p.sheltered(sim.NATConfig{PortFilter: true})
+		p.reached(a, b, 10*time.Second)
+		if time.Sleep(9 * time.Second); !direct(a, b.Key()) {
+			t.Log(a.Path(b.Key()))
+			t.Logf("%+v %+v", a.Reach().Punches, b.Reach().Punches)
+		}
+		p.within(20*time.Second, "direct", func() bool { return direct(a, b.Key()) })
+		before := b.Reach().Seen[0]
+
+		box.Rebind(sim.Addr(200))
+		start := time.Now()
+		t.Logf("answered %v after the change, over what is there", p.reached(a, b, time.Minute))
+		stranger := p.open(nil, Config{})
+		t.Logf("a stranger's first answer took %v", p.reached(stranger, b, 30*time.Second))
+		took := p.within(2*time.Minute, "the node learns where it is seen now", func() bool {
+			s := b.Reach().Seen
+			return len(s) > 0 && !s[0].Addr.Equal(before.Addr) && s[0].Witnesses >= 1
+		})
+		t.Logf("the new address is known after %v (%v later): %v", time.Since(start), took, b.Reach().Seen)
+		c := p.sheltered(sim.NATConfig{PortFilter: true})
+		p.reached(c, b, 10*time.Second)
+		t.Logf("direct again after %v", p.within(time.Minute, "direct after the change", func() bool { return direct(c, b.Key()) }))
+	})
+}
+
+func TestRelayDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlanet(t, 5).relaying()
+		b := p.sheltered(sim.NATConfig{PerRemote: true, PortFilter: true})
+		a := p.sheltered(sim.NATConfig{PerRemote: true, PortFilter: true}) // they never meet directly
+		p.reached(a, b, 10*time.Second)
+		via, _, _ := a.Path(b.Key())
+		var dead *Host
+		for _, h := range p.public {
+			if via == "relayed via "+h.Key().Short() {
+				dead = h
+			}
+		}
+		if dead == nil {
+			t.Fatalf("path is %q", via)
+		}
+		addr := dead.Reach().Interfaces[0]
+		ip, _ := addr.ValueForProtocol(ma.P_IP4)
+		p.net.Kill(netip.MustParseAddr(ip))
+		t.Logf("killed the relay: answered again after %v", p.reached(a, b, time.Minute))
+		t.Logf("two places again after %v more", p.within(2*time.Minute, "another place", func() bool {
+			for _, l := range b.Reach().Places {
+				if l.Relay == dead.Key() {
+					return false
+				}
+			}
+			return len(b.Reach().Places) >= wantedPlaces
+		}))
+	})
+}

@@ -71,6 +71,11 @@ func (h *Host) openAs(ctx context.Context, p peer.ID, proto protocol.ID) (networ
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
+	return begun(s, proto)
+}
+
+// begun makes a new stream one of a protocol.
+func begun(s network.Stream, proto protocol.ID) (network.Stream, error) {
 	if err := s.SetProtocol(proto); err != nil {
 		_ = s.Reset()
 		return nil, fmt.Errorf("open stream: %w", err)

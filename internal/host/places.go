@@ -107,22 +107,22 @@ func (p *places) count() int {
 	return len(p.held)
 }
 
-// has reports whether a peer is a relay that has a place for this node.
-func (p *places) has(id peer.ID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.held[id] != nil
-}
-
 // addrs returns where this node is reached over relays.
 func (p *places) addrs() []ma.Multiaddr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []ma.Multiaddr
-	for _, id := range slices.Sorted(maps.Keys(p.held)) {
+	for _, id := range slices.Sorted(maps.Keys(p.held)) { // in one order, so that nothing seems to change
 		out = append(out, p.held[id].addrs...)
 	}
 	return out
+}
+
+// relays returns the relays that have a place for this node.
+func (p *places) relays() []peer.ID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.held))
 }
 
 // lost notes that a relay is gone.

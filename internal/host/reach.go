@@ -29,6 +29,11 @@ const (
 	Unknown = "unknown"
 )
 
+const (
+	translatedAll  = "one port for all"
+	translatedEach = "a port for each"
+)
+
 // Reach is what a host knows of how others reach it.
 type Reach struct {
 	Public string // Yes, No or Unknown
@@ -41,7 +46,7 @@ type Reach struct {
 	V1          string         // AutoNAT version 1: public, private or unknown
 	Reachable   []ma.Multiaddr // AutoNAT version 2: peers dialled these
 	Unreachable []ma.Multiaddr // and these in vain
-	Translated  string         // the kind of address translation that shows: "", "one port for all" or "a port for each"
+	Translated  string         // the address translation that shows: "", "one port for all" or "a port for each"
 
 	Places  []Place // at relays over which others reach it
 	Serving Serving // what it relays for others
@@ -100,9 +105,9 @@ func (r *Reach) judge(private bool, met *acquaintances) {
 	}
 	switch {
 	case foreign > len(seenAt):
-		r.Translated = "a port for each"
+		r.Translated = translatedEach
 	case foreign > 0:
-		r.Translated = "one port for all"
+		r.Translated = translatedAll
 	}
 	for _, a := range own {
 		switch {
@@ -145,8 +150,23 @@ type nat struct {
 	relay   Choice
 	ready   atomic.Bool // the host is put together
 
+	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu     sync.Mutex // guards closed
+	closed bool
+}
+
+// spawn runs f beside the rest, unless the host closes. f ends with its context.
+func (n *nat) spawn(f func(context.Context)) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.wg.Go(func() { f(n.ctx) })
+	return true
 }
 
 // shelterWanted reports whether the host should keep places at relays.
@@ -172,10 +192,11 @@ func (n *nat) start() error {
 	}
 	notes := &network.NotifyBundle{ConnectedF: n.connected, DisconnectedF: n.disconnected}
 	n.host.Network().Notify(notes)
-	ctx, cancel := context.WithCancel(context.Background())
-	n.cancel = cancel
-	n.wg.Go(func() { n.places.run(ctx) })
-	n.wg.Go(func() {
+	n.host.SetStreamHandler(n.punches.protocol(), n.punches.answer)
+	n.host.SetStreamHandler(n.seenProtocol(), n.tellSeen)
+	n.spawn(n.places.run)
+	n.spawn(n.watchSeen)
+	n.spawn(func(ctx context.Context) {
 		defer n.host.Network().StopNotify(notes)
 		defer sub.Close()
 		check := time.NewTicker(placeCheck)
@@ -190,6 +211,7 @@ func (n *nat) start() error {
 					n.places.look()
 				}
 			case <-check.C:
+				n.prune()
 			case <-ctx.Done():
 				return
 			}
@@ -217,6 +239,17 @@ func (n *nat) decide() {
 func (n *nat) connected(_ network.Network, c network.Conn) {
 	if isQUIC(c.RemoteMultiaddr()) {
 		n.met.connected(c)
+	} else if c.Stat().Direction == network.DirOutbound {
+		n.spawn(func(ctx context.Context) { n.punches.begin(ctx, c) })
+	}
+}
+
+// prune closes relayed connections that nothing uses and that direct ones replace.
+func (n *nat) prune() {
+	for _, c := range n.host.Network().Conns() {
+		if n.host.Superseded(c) && len(c.GetStreams()) == 0 {
+			_ = c.Close()
+		}
 	}
 }
 
@@ -248,6 +281,9 @@ func (n *nat) addrs(all []ma.Multiaddr) []ma.Multiaddr {
 
 // Close ends the watching.
 func (n *nat) Close() error {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
 	n.cancel()
 	n.wg.Wait()
 	return nil
