@@ -85,6 +85,10 @@ type Config struct {
 	// is the default and finds out.
 	Public string
 
+	// Announce are addresses, in the form of Listen, at which others reach the
+	// host besides those it finds: a port that a router was told to pass on.
+	Announce []string
+
 	// Relay says whether the host relays for others. Auto, the default: while
 	// strangers reach it. It needs NAT.
 	Relay Choice
@@ -126,6 +130,8 @@ type Host struct {
 	relayed []protocol.ID // may go over relays
 	changed func()
 
+	announce []ma.Multiaddr
+
 	circuits  *circuits
 	nat       *nat       // nil: the host does not look
 	volunteer *volunteer // nil without nat
@@ -143,6 +149,13 @@ func New(c Config) (*Host, error) {
 	h := &Host{key: c.Key.Public(), network: c.Network, log: c.Log, changed: c.Changed}
 	for _, name := range c.Relayed {
 		h.relayed = append(h.relayed, Protocol(c.Network, name))
+	}
+	for _, s := range c.Announce {
+		a, err := ma.NewMultiaddr(s)
+		if err != nil || !oneMachine(a) {
+			return nil, fmt.Errorf("open host: %q is no address that others could reach: one has the form /ip4/1.2.3.4/udp/4001/quic-v1", s)
+		}
+		h.announce = append(h.announce, a)
 	}
 	if err := h.build(c); err != nil {
 		_ = h.Close()
@@ -204,8 +217,9 @@ func (h *Host) build(c Config) error {
 	if c.NAT {
 		h.nat = &nat{
 			host: h, seen: newSightings(), met: newAcquaintances(), forced: c.Public, relay: c.Relay,
+			news: make(chan struct{}, 1), mapped: h.announce,
 		}
-		h.nat.punches = &punches{nat: h.nat, busy: make(map[peer.ID]bool)}
+		h.nat.punches = &punches{nat: h.nat, busy: make(map[peer.ID]bool), left: punchBurst, at: time.Now()}
 		h.nat.ctx, h.nat.cancel = context.WithCancel(context.Background())
 		gate.dialled = h.nat.met.dialled
 	}

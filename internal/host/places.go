@@ -43,6 +43,7 @@ type places struct {
 	wake    chan struct{} // one token
 
 	mu     sync.Mutex // guards what follows
+	needed bool
 	held   map[peer.ID]*place
 	banned map[peer.ID]time.Time // until when
 }
@@ -64,6 +65,23 @@ func newPlaces(h *Host, source func(context.Context, int) []peer.AddrInfo) (*pla
 	}, nil
 }
 
+// need says whether there should be places.
+func (p *places) need(needed bool) {
+	p.mu.Lock()
+	news := needed != p.needed || needed && len(p.held) < wantedPlaces
+	p.needed = needed
+	p.mu.Unlock()
+	if news {
+		p.look()
+	}
+}
+
+func (p *places) wanted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.needed
+}
+
 // look makes run look again at once.
 func (p *places) look() {
 	select {
@@ -77,7 +95,7 @@ func (p *places) run(ctx context.Context) {
 	retry := placeRetry
 	for {
 		wait := placeCheck
-		if p.host.shelterWanted() {
+		if p.wanted() {
 			p.renew(ctx)
 			if p.find(ctx); p.count() < wantedPlaces {
 				wait = retry
@@ -155,7 +173,7 @@ func (p *places) giveUp() {
 // tell says that the addresses changed.
 func (p *places) tell() {
 	_ = p.emitter.Emit(event.EvtAutoRelayAddrsUpdated{RelayAddrs: p.addrs()})
-	p.host.changed()
+	p.host.nat.look()
 }
 
 // renew asks relays to keep places whose time is half over.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/host/autonat"
 	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
@@ -83,13 +84,27 @@ func (p *probe) swarm(limits network.ResourceManager) (*swarm.Swarm, error) {
 // attach starts version 1 for a host that was made with version 2.
 func (p *probe) attach(h *basichost.BasicHost) error {
 	public := func() []ma.Multiaddr { return publicAddrs(h.AllAddrs()) }
-	nat, err := autonat.New(h, autonat.UsingAddresses(public), autonat.EnableService(p.first))
+	nat, err := autonat.New(hushed{h}, autonat.UsingAddresses(public), autonat.EnableService(p.first))
 	if err != nil {
 		return err
 	}
 	p.v1 = nat
 	h.SetAutoNat(nat)
 	return nil
+}
+
+// hushed is a host whose AutoNAT tells nobody of its verdict: other parts of
+// libp2p would take it for the last word, and it is one of several.
+type hushed struct{ *basichost.BasicHost }
+
+// EventBus implements libp2p's host.
+func (h hushed) EventBus() event.Bus { return mute{h.BasicHost.EventBus()} }
+
+type mute struct{ event.Bus }
+
+// Emitter implements libp2p's bus: what goes in is lost.
+func (mute) Emitter(t any, opts ...event.EmitterOpt) (event.Emitter, error) {
+	return eventbus.NewBus().Emitter(t, opts...)
 }
 
 // Close ends what the host does not.

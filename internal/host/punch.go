@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"cell.network/cell/internal/identity"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -22,6 +23,8 @@ const (
 	punchKnown  = 30 * time.Second // addresses are kept; not one of libp2p's times, with which identify throws them away
 	punchWait   = time.Second      // for a first peer to say where this node is seen
 	maxPunches  = 32               // under way; more stay relayed
+	punchBurst  = 64               // after a quiet time
+	punchPace   = 1                // a second after that: each sends a few KB to where a stranger says
 )
 
 // punches turns relayed connections into direct ones: both nodes send to where
@@ -35,6 +38,8 @@ type punches struct {
 
 	mu    sync.Mutex // guards what follows
 	busy  map[peer.ID]bool
+	left  float64
+	at    time.Time // when left was right
 	state Punches
 }
 
@@ -57,9 +62,13 @@ func (p *punches) protocol() protocol.ID { return Protocol(p.nat.host.network, p
 func (p *punches) claim(id peer.ID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.busy[id] || len(p.busy) >= maxPunches {
+	now := time.Now()
+	p.left = min(punchBurst, p.left+punchPace*now.Sub(p.at).Seconds())
+	p.at = now
+	if p.busy[id] || len(p.busy) >= maxPunches || p.left < 1 {
 		return false
 	}
+	p.left--
 	p.busy[id] = true
 	return true
 }
@@ -188,13 +197,29 @@ func (p *punches) meeting(ctx context.Context, round uint8) meeting {
 // try sends to the peer's addresses: the beginning of a connection if this node
 // is to open it, else something that opens the way for the peer's.
 func (p *punches) try(ctx context.Context, id peer.ID, addrs []ma.Multiaddr, dials bool) error {
-	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a ma.Multiaddr) bool { return !Dialable(p.nat.host.network, a) })
+	addrs = onePlace(p.nat.host.network, addrs)
 	p.nat.host.Peerstore().AddAddrs(id, addrs, punchKnown)
 	ctx, cancel := context.WithTimeout(ctx, punchTime)
 	defer cancel()
 	ctx = network.WithForceDirectDial(network.WithSimultaneousConnect(ctx, dials, punchName), punchName)
 	_, err := p.nat.host.swarm.DialPeer(ctx, id)
 	return err
+}
+
+// onePlace keeps those addresses that may be dialled and that are at the IP of
+// the first one of their version: nobody makes this node send to many machines.
+func onePlace(n identity.Network, addrs []ma.Multiaddr) (out []ma.Multiaddr) {
+	at := make(map[int]string)
+	for _, a := range addrs {
+		version, ip := a[0].Code(), a[0].Value()
+		if at[version] == "" && Dialable(n, a) {
+			at[version] = ip
+		}
+		if at[version] == ip && Dialable(n, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // ended counts an attempt.

@@ -1,0 +1,99 @@
+package host
+
+import (
+	"strings"
+	"time"
+
+	"cell.network/cell/internal/identity"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/quic-go/quic-go"
+)
+
+// Path returns how a node is reached at the moment, "direct" or "relayed via
+// <relay>", and the smoothed round trip time of the connection. It is not ok
+// where there is no connection.
+func (h *Host) Path(node identity.Key) (via string, rtt time.Duration, ok bool) {
+	id, err := PeerID(node)
+	if err != nil {
+		return "", 0, false
+	}
+	c := h.best(id)
+	if c == nil {
+		return "", 0, false
+	}
+	via = "direct"
+	if _, relay, relayed := splitRelayed(c.RemoteMultiaddr()); relayed {
+		via = "relayed via " + relay.String()
+		if key, err := KeyOf(relay); err == nil {
+			via = "relayed via " + key.Short()
+		}
+	}
+	rtt, _ = rttOf(c)
+	return via, rtt, true
+}
+
+// best returns the connection that streams to a peer would use: a direct one
+// where there is one.
+func (h *Host) best(id peer.ID) network.Conn {
+	var best network.Conn
+	for _, c := range h.Network().ConnsToPeer(id) {
+		if !c.IsClosed() && (best == nil || best.Stat().Limited && !c.Stat().Limited) {
+			best = c
+		}
+	}
+	return best
+}
+
+// rttOf returns the smoothed round trip time of a connection.
+func rttOf(c network.Conn) (time.Duration, bool) {
+	var q *quic.Conn
+	if !c.As(&q) {
+		return 0, false
+	}
+	rtt := q.ConnectionStats().SmoothedRTT
+	return rtt, rtt > 0
+}
+
+// Superseded reports whether a connection goes over a relay while there is a
+// direct one to the same peer: new streams belong on that one.
+func (h *Host) Superseded(c network.Conn) bool {
+	if !c.Stat().Limited {
+		return false
+	}
+	best := h.best(c.RemotePeer())
+	return best != nil && !best.Stat().Limited
+}
+
+// Circuit is what a relay still passes on over a connection.
+type Circuit struct {
+	Relay identity.Key
+	Left  int64     // bytes to the peer
+	Until time.Time // then the relay ends it
+}
+
+// CircuitOf returns what is left of a relayed connection; it is not ok for a
+// direct one.
+func CircuitOf(c network.Conn) (Circuit, bool) {
+	var conn *circuitConn
+	_, relay, relayed := splitRelayed(c.RemoteMultiaddr())
+	if !relayed || !c.As(&conn) {
+		return Circuit{}, false
+	}
+	key, _ := KeyOf(relay)
+	out := Circuit{Relay: key, Left: 1<<63 - 1}
+	stat := c.Stat()
+	if n, ok := stat.Extra[client.StatLimitData].(uint64); ok && n > 0 {
+		out.Left = max(0, int64(n)-conn.circuit.sent.Load())
+	}
+	if d, ok := stat.Extra[client.StatLimitDuration].(time.Duration); ok && d > 0 {
+		out.Until = stat.Opened.Add(d)
+	}
+	return out, true
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
