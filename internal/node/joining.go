@@ -24,6 +24,7 @@ type joining struct {
 var _ interface {
 	mesh.WAN
 	mesh.Finder
+	mesh.Watcher
 } = joining{}
 
 // Find implements [mesh.Finder].
@@ -34,8 +35,8 @@ func (j joining) Find(ctx context.Context, cell identity.Cell) iter.Seq2[mesh.Fi
 			_ = j.Bootstrap(wait) // Find says itself what is missing
 			cancel()
 		}
-		for l, err := range j.Kad.Find(ctx, cell) {
-			if !yield(mesh.Finding{Lease: l}, err) {
+		for f, err := range j.Search(ctx, cell) {
+			if !yield(mesh.Finding{Lease: f.Lease, Hops: f.Hops, Holder: f.Holder}, err) {
 				return
 			}
 		}

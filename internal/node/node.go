@@ -145,9 +145,11 @@ func New(cfg Config) (_ *Node, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	floor := new(record.Floor) // what one tier has seen holds for all
 	if n.kad, err = kad.New(n.host, kad.Config{
 		Network: n.net, Mode: cfg.Settings.dhtMode(), Bootstrap: cfg.Settings.Bootstrap,
 		PeersFile: filepath.Join(cfg.Home.Cache, "peers."+string(n.net)),
+		Floor:     floor, FloorFile: filepath.Join(cfg.Home.State, "floor."+string(n.net)),
 		OnRefused: func(reason string) { n.refuse(journal.LeaseRefused, "dht", reason) },
 	}); err != nil {
 		return nil, err
@@ -160,12 +162,13 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	mc := mesh.Config{
 		Network: n.net.ID(), Key: cfg.Key, Incarnation: incarnation, WAN: n.dht(),
-		Addrs: n.host.LeaseAddrs, Dialable: n.host.DialableRaw, Rand: n.chance, Event: n.meshEvent,
+		Addrs: n.host.LeaseAddrs, Dialable: n.host.DialableRaw, RTT: n.rtt, Floor: floor, Rand: n.chance, Event: n.meshEvent,
 	}
 	if cfg.Bus != nil {
 		n.lan = pheromone.New(pheromone.Config{
 			Network: n.net, Key: cfg.Key, Bus: cfg.Bus, Rand: rand.New(rand.NewPCG(cfg.Rand.Uint64(), cfg.Rand.Uint64())),
 			OnLease:   n.heard,
+			Floor:     floor,
 			OnRefused: func(reason string, _ netip.AddrPort) { n.refuse(journal.PacketRefused, "lan", reason) },
 		})
 		mc.LAN = n.lan
@@ -174,6 +177,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.pulse, err = pulse.New(n.host, pulse.Config{
 		Network: n.net, Key: cfg.Key, Incarnation: incarnation, Seed: cfg.Rand.Uint64(),
 		Row: n.row, Peers: n.partners, Wanted: n.wanted, OnRow: n.heardRow,
+		Contact: n.contact, Entries: n.entries, Group: n.group, OnMember: n.member,
 		OnRefused: func(_ identity.Key, reason string) { n.refuse(journal.LeaseRefused, "pulse", reason) },
 	}); err != nil {
 		return nil, err
