@@ -52,10 +52,11 @@ type flow struct{ inside, remote netip.AddrPort }
 
 // mapping is a port of the box that stands for a socket behind it.
 type mapping struct {
-	flow   flow
-	socket net.PacketConn
-	used   time.Time                    // when a packet last went out
-	wrote  map[netip.AddrPort]time.Time // to whom, and when last
+	flow    flow
+	socket  net.PacketConn
+	forever bool
+	used    time.Time                    // when a packet last went out
+	wrote   map[netip.AddrPort]time.Time // to whom, and when last
 }
 
 // NAT adds a box to the network. Close it before the network.
@@ -102,6 +103,25 @@ func (b *NAT) Rebind(public netip.Addr) {
 	for _, m := range b.out {
 		b.dropLocked(m)
 	}
+}
+
+// Forward makes a port of the box stand for a socket behind it for good, open
+// to everybody, as a router does that was asked for it.
+func (b *NAT) Forward(port uint16, to netip.AddrPort) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := flow{inside: to}
+	if m := b.out[f]; m != nil {
+		b.dropLocked(m)
+	}
+	socket, err := b.net.Listen("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.public, port)))
+	if err != nil {
+		return err
+	}
+	m := &mapping{flow: f, socket: socket, wrote: make(map[netip.AddrPort]time.Time), forever: true}
+	b.out[f] = m
+	b.wg.Go(func() { b.receive(m) })
+	return nil
 }
 
 // Mappings returns how many mappings live.
@@ -160,7 +180,7 @@ func (b *NAT) mapLocked(from, to netip.AddrPort) (*mapping, error) {
 		f.remote = to
 	}
 	if m := b.out[f]; m != nil {
-		if time.Since(m.used) < b.conf.Expiry {
+		if m.forever || time.Since(m.used) < b.conf.Expiry {
 			return m, nil
 		}
 		b.dropLocked(m)
@@ -206,10 +226,10 @@ func (b *NAT) receive(m *mapping) {
 // passesLocked reports whether the box lets a packet of a stranger in.
 func (b *NAT) passesLocked(m *mapping, from netip.AddrPort) bool {
 	now := time.Now()
-	if now.Sub(m.used) >= b.conf.Expiry {
+	if now.Sub(m.used) >= b.conf.Expiry && !m.forever {
 		return false
 	}
-	if b.conf.Open {
+	if b.conf.Open || m.forever {
 		return true
 	}
 	for to, at := range m.wrote {

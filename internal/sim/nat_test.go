@@ -134,3 +134,26 @@ func TestNATRefuses(t *testing.T) {
 		}
 	})
 }
+
+func TestNATForwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork(Config{Seed: 1})
+		defer n.Close()
+		box := n.NAT(NATConfig{Public: Addr(50), PortFilter: true})
+		defer box.Close()
+		in, a := behind(t, box, "10.0.0.2:9"), listen(t, n, 0)
+		hears(in, a, at(a))
+		if err := box.Forward(4001, at(in)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		open := netip.AddrPortFrom(Addr(50), 4001)
+		if got := hears(a, in, open); got != at(a) {
+			t.Errorf("through the port that is open for good: %v", got)
+		}
+		if got := hears(in, a, at(a)); got != open {
+			t.Errorf("what leaves is seen at %v", got)
+		}
+		_, _ = in.Close(), a.Close()
+	})
+}
