@@ -228,7 +228,6 @@ func TestWhyInPlainWords(t *testing.T) {
 		{told{tier: TierDHT, at: now, hops: 1, holder: h}, fmt.Sprintf("lease from holder %s after 1 hop, just now", h.Short())},
 		{told{tier: TierDHT, at: now.Add(-time.Minute), hops: 2, holder: h}, fmt.Sprintf("lease from holder %s after 2 hops, 1m0s ago", h.Short())},
 		{told{tier: TierDHT, at: now, holder: h}, "lease held by this node for the DHT, read just now"},
-		{told{tier: TierDHT, at: now}, "lease found in the DHT just now"},
 		{told{tier: TierDHT, at: now, pushed: true}, "told by the DHT's watch just now"},
 	} {
 		if got := c.why(now); got != c.want {

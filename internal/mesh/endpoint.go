@@ -26,8 +26,8 @@ type Endpoint struct {
 	Addrs  [][]byte // binary multiaddrs: the LAN's first, then the DHT's; at most 2 × record.MaxAddrs
 	Tier   Tier
 	Lease  record.Lease  // the newest one
-	Hops   int           // as in [Finding]; 0 where the DHT did not bring that lease first
-	Holder identity.Key  // the same
+	Hops   int           // as in [Finding]
+	Holder identity.Key  // the same, this node's own key included; zero: no search of the DHT brought that lease first
 	Took   time.Duration // from the question to this answer
 	RTT    time.Duration // measured round trip to the node; 0: not known
 	Why    string        // how that lease came, in one clause; only from Discover and Watch
@@ -59,8 +59,6 @@ func (t told) why(now time.Time) string {
 		return "announced on the LAN " + age
 	case t.pushed:
 		return "told by the DHT's watch " + age
-	case t.holder.IsZero():
-		return "lease found in the DHT " + age
 	case t.hops == 0:
 		return "lease held by this node for the DHT, read " + age
 	case t.hops == 1:

@@ -57,8 +57,8 @@ type Finder interface {
 // Finding is a lease that was found in the DHT, and how.
 type Finding struct {
 	Lease  record.Lease
-	Hops   int          // nodes asked one after the other, Holder the last of them; 0: not known, or none
-	Holder identity.Key // who handed the lease out, perhaps this node; zero: not known
+	Hops   int          // nodes asked one after the other, Holder the last of them; 0: this node held the lease itself
+	Holder identity.Key // who handed the lease out; zero: this node
 }
 
 // Watcher is what a [WAN] may do besides: tell of a cell's new leases and

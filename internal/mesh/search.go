@@ -113,6 +113,9 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 			m.counts["foreign"]++
 			m.mu.Unlock()
 		default:
+			if f.Holder.IsZero() {
+				f.Holder = m.self
+			}
 			seen++
 			what := m.learn(f.Lease, told{tier: TierDHT, hops: f.Hops, holder: f.Holder})
 			switch {

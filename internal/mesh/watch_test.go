@@ -217,7 +217,7 @@ func TestWatchWithoutHelp(t *testing.T) {
 				c.dht.Put(t.Context(), lease(t, 20, "greeter", 1))
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				if len(o.lines) != 1 || !strings.Contains(o.lines[0], "lease found in the DHT") {
+				if len(o.lines) != 1 || !strings.Contains(o.lines[0], "lease held by this node") {
 					t.Errorf("saw %v", o.lines)
 				}
 				if _, finds := c.of(c.dht).log(); finds < 7 || finds > 8 {
