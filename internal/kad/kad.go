@@ -112,6 +112,13 @@ type Config struct {
 	Log *slog.Logger // default: silent
 
 	still bool // tests: the routing table is left alone
+	weak  weak // tests: what an attack needs to succeed
+}
+
+// weak are defences that are left out.
+type weak struct {
+	onePlace  bool // names have one place only
+	firstCome bool // who comes first under a name stays
 }
 
 // Kad is a node's part in the network. It is safe for concurrent use.
@@ -184,6 +191,7 @@ func New(h *host.Host, c Config) (*Kad, error) {
 		h.SetStreamHandler(k.proto, k.serve)
 		h.SetStreamHandler(k.watchProto, k.serveWatch)
 	}
+	k.store.firstCome = c.weak.firstCome
 	k.tasks.Go(k.keepStore)
 	k.tasks.Go(k.keepDeposits)
 	if !c.still {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,29 @@ type world struct {
 	net   *sim.Network
 	rng   *rand.Rand
 	nodes []*member
+
+	mu   sync.Mutex             // guards what follows
+	loss map[netip.Addr]float64 // share of packets to an address that vanish
+	dice *rand.Rand
+}
+
+// latency is that of the planet; a packet that is lost takes a day.
+func (w *world) latency(from, to netip.Addr) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if share := w.loss[to]; share > 0 && w.dice.Float64() < share {
+		return 24 * time.Hour
+	}
+	return sim.World(from, to)
+}
+
+// deaf makes nodes miss a share of the packets that are sent to them.
+func (w *world) deaf(nodes []*member, share float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range nodes {
+		w.loss[n.addr] = share
+	}
 }
 
 type member struct {
@@ -43,7 +67,8 @@ type member struct {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Logf("seed %d", seed)
-	w := &world{t: t, net: sim.NewNetwork(sim.Config{Seed: seed}), rng: rand.New(rand.NewPCG(seed, seed))}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, seed)), loss: make(map[netip.Addr]float64), dice: rand.New(rand.NewPCG(seed, 1))}
+	w.net = sim.NewNetwork(sim.Config{Seed: seed, Latency: w.latency})
 	t.Cleanup(func() {
 		for _, n := range w.nodes {
 			n.stop()

@@ -13,6 +13,7 @@ const (
 	maxQueries = 96          // in all: however many peers are made up, a lookup ends
 	maxNear    = 64          // candidates remembered for each place, the closest ones
 	curious    = 3 * Holders // of them are asked who is closer to that place
+	giveUp     = 4           // of the holders of one place that are late: a search does without it
 )
 
 // Patience of a lookup, from the round trip expected of a peer: one on a
@@ -170,7 +171,8 @@ func tally(w []*candidate) (n [failed + 1]int, hopeful int) {
 func (l *lookup) next(now time.Time) []query {
 	l.pass(now)
 	var out []query
-	active := 0
+	stuck := make([]int, len(l.places)) // who is late where nobody has answered
+	total := l.rules.total
 	for r := range l.places {
 		w := l.window(r)
 		n, _ := tally(w)
@@ -180,6 +182,9 @@ func (l *lookup) next(now time.Time) []query {
 			want = len(w)
 		case n[answered] >= l.rules.enough:
 			want = 0
+		default:
+			stuck[r] = n[late]
+			total += n[late]
 		}
 		for n[asked] < want {
 			c := l.pick(w, n[asked] == 0)
@@ -189,18 +194,7 @@ func (l *lookup) next(now time.Time) []query {
 			n[asked]++
 		}
 	}
-	for _, c := range l.known {
-		if c.state == asked {
-			active++
-		}
-	}
-	for r := 0; r < len(l.places) && l.answers+active < l.rules.total; {
-		if w := slices.DeleteFunc(l.window(r), func(c *candidate) bool { return c.suspect }); l.pick(w, false) != nil && l.ask(l.pick(w, true), now, &out) {
-			active++
-			continue
-		}
-		r++
-	}
+	l.fill(total, stuck, now, &out)
 	for i := range out {
 		for r := range l.places {
 			if slices.Contains(l.near[r][:min(curious, len(l.near[r]))], out[i].candidate) {
@@ -209,6 +203,26 @@ func (l *lookup) next(now time.Time) []query {
 		}
 	}
 	return out
+}
+
+// fill asks more until total have answered or may soon, at places that are not
+// stuck: what one of them withholds the others must make good.
+func (l *lookup) fill(total int, stuck []int, now time.Time, out *[]query) {
+	for _, c := range l.known {
+		if c.state == asked {
+			total--
+		}
+	}
+	for r := range l.places {
+		for stuck[r] == 0 && l.answers < total {
+			w := slices.DeleteFunc(l.window(r), func(c *candidate) bool { return c.suspect })
+			c := l.pick(w, true)
+			if c == nil || !l.ask(c, now, out) {
+				break
+			}
+			total--
+		}
+	}
 }
 
 // pick chooses one of a window that has not been asked: the one that should
@@ -345,7 +359,7 @@ func (l *lookup) enough() bool {
 		case n[answered] >= need:
 			covered++
 			waiting = waiting || active
-		case active || n[fresh] > 0:
+		case (active || n[fresh] > 0) && (l.stores() || n[late] < giveUp):
 			return false
 		case n[late] > 0:
 			waiting = true

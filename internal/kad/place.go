@@ -34,6 +34,15 @@ func placesOf(key identity.NameKey) (places [Keys]place) {
 	return places
 }
 
+// placesOf are the places of a name at which this node looks and stores.
+func (k *Kad) placesOf(key identity.NameKey) []place {
+	all := placesOf(key)
+	if k.conf.weak.onePlace {
+		return all[:1]
+	}
+	return all[:]
+}
+
 func (p place) to(q place) place {
 	for i := range p {
 		p[i] ^= q[i]

@@ -33,7 +33,7 @@ const (
 // deposit is a lease of this node's and who took it.
 type deposit struct {
 	lease  record.Lease
-	places [Keys]place
+	places []place
 	until  time.Time
 	first  chan struct{}   // closed when all have been asked once
 	ctx    context.Context // ends when a newer lease takes its place
@@ -94,7 +94,7 @@ func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) 
 
 // deposit makes l the lease to be kept up under key.
 func (k *Kad) deposit(key identity.NameKey, l record.Lease, now time.Time) *deposit {
-	d := &deposit{lease: l, places: placesOf(key), until: l.Expires(now), first: make(chan struct{}), took: make(map[peer.ID]bool)}
+	d := &deposit{lease: l, places: k.placesOf(key), until: l.Expires(now), first: make(chan struct{}), took: make(map[peer.ID]bool)}
 	if l.Tombstone() {
 		d.until = now.Add(tombKept)
 	}
@@ -123,7 +123,7 @@ func (k *Kad) spread(d *deposit, most func()) error {
 	}()
 	ctx, cancel := context.WithTimeout(d.ctx, putTimeout)
 	defer cancel()
-	l := k.lookUp(storing, d.places[:])
+	l := k.lookUp(storing, d.places)
 	for p, took := range asked {
 		if took {
 			l.answer(p, true, nil)
@@ -272,7 +272,7 @@ func (k *Kad) renewDeposits(now time.Time) (again bool) {
 
 // missing reports whether one of the closest nodes known has not taken d.
 func (k *Kad) missing(d *deposit, now time.Time) bool {
-	l := k.lookUp(storing, d.places[:])
+	l := k.lookUp(storing, d.places)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for r := range d.places {

@@ -50,8 +50,8 @@ func (k *Kad) Search(ctx context.Context, cell identity.Cell) iter.Seq2[Found, e
 		if !take(k.store.get(key, start, k.dir.dead), 0, identity.Key{}) {
 			return
 		}
-		places := placesOf(key)
-		err := k.walk(ctx, k.lookUp(searching, places[:]), request{Op: opGet, Key: key[:]},
+		places := k.placesOf(key)
+		err := k.walk(ctx, k.lookUp(searching, places), request{Op: opGet, Key: key[:]},
 			func() bool { return false },
 			func(from *candidate, a answer) bool {
 				holder, _ := host.KeyOf(from.ID)

@@ -60,7 +60,7 @@ func (k *Kad) Watch(ctx context.Context, cell identity.Cell) iter.Seq2[record.Le
 				}
 			}
 		})
-		for r := range Keys {
+		for r := range k.placesOf(key) {
 			all.Go(func() { w.follow(ctx, r) })
 		}
 		for {
@@ -174,7 +174,7 @@ func (w *watch) follow(ctx context.Context, r int) {
 // choose picks a holder at place r that is not listened to yet: the one that
 // should answer first.
 func (w *watch) choose(r int) (candidate, bool) {
-	places := placesOf(w.key)
+	places := w.kad.placesOf(w.key)
 	l := w.kad.lookUp(searching, places[r:r+1])
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -229,7 +229,7 @@ func (w *watch) listen(ctx context.Context, r int, c candidate) error {
 
 // stays reports whether a holder is still one of those closest to place r.
 func (w *watch) stays(r int, p peer.ID) bool {
-	places := placesOf(w.key)
+	places := w.kad.placesOf(w.key)
 	l := w.kad.lookUp(searching, places[r:r+1])
 	return slices.ContainsFunc(l.window(0), func(c *candidate) bool { return c.ID == p })
 }
