@@ -184,8 +184,8 @@ func TestFiguresOfMembers(t *testing.T) {
 		w := newWorld(t, sim.Config{Seed: 22})
 		w.strangers(nodes)
 		w.until(20*time.Second, "all know all", w.whole)
-		time.Sleep(2 * time.Minute)
-		own, udp := w.bytesPerSecond(2 * time.Minute)
+		time.Sleep(time.Minute)
+		own, udp := w.bytesPerSecond(time.Minute)
 		links, most := 0, 0
 		for _, n := range w.nodes {
 			links, most = links+len(n.Links()), max(most, len(n.Links()))

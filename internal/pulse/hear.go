@@ -219,14 +219,27 @@ func (p *Pulse) keep(r record.Row, age time.Duration, l *link, from identity.Key
 	}
 	delete(p.aside, r.Signer)
 	linked := from == r.Signer || p.links[r.Signer] != nil
+	changed := true
+	if e := p.table.nodes[r.Signer]; e != nil {
+		changed = differs(said(e.row), said(r))
+	}
 	news, reason = p.table.put(r, age, from, linked, now)
 	if l != nil && p.table.nodes[r.Signer] != nil && l.has[r.Signer].Compare(r.Order) < 0 {
 		l.has[r.Signer] = r.Order
 	}
 	if news {
-		p.passLocked(r, from)
+		p.passLocked(r, from, changed)
 	}
 	return news, reason
+}
+
+// said is what a row says.
+func said(r record.Row) record.RowOffer {
+	o := record.RowOffer{Capacity: r.Capacity, Cells: r.Cells}
+	if r.Member != nil {
+		o.Member = r.Member.Raw
+	}
+	return o
 }
 
 // aside is a row that was not wanted when it came.
@@ -278,18 +291,22 @@ func (p *Pulse) reconsider(now time.Time) {
 }
 
 // passLocked passes a row on to some of the neighbours that its node has no
-// stream with; the others are asked later whether they have it.
-func (p *Pulse) passLocked(r record.Row, from identity.Key) {
+// stream with; where it says something new, the others are asked later whether they have it.
+func (p *Pulse) passLocked(r record.Row, from identity.Key, changed bool) {
 	if by := p.table.nodes[r.Signer].brought; by != r.Signer && p.table.brought[by] > maxPassed {
 		return
 	}
 	far := slices.DeleteFunc(p.toldLocked(), func(l *link) bool { return l.key == from || !p.farLocked(l, r) })
 	p.rng.Shuffle(len(far), func(i, j int) { far[i], far[j] = far[j], far[i] })
+	eager := fanout
+	if !changed {
+		eager = fanoutSame
+	}
 	for i, l := range far {
-		if i < fanout {
+		if i < eager {
 			l.due[r.Signer] = struct{}{}
 			l.rouse()
-		} else {
+		} else if changed {
 			l.late[r.Signer] = struct{}{}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -151,7 +152,7 @@ func TestReplay(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		last := dead.Own().Raw
 		dead.kill()
-		time.Sleep(2 * time.Minute)
+		time.Sleep(record.MaxRowTTL + 10*time.Second)
 		a := w.attack(victim, 10)
 		a.drain()
 		twin := rowOf(t, 0, 99, time.Now(), func(o *record.RowOffer) { o.Order.Incarnation = 1 << 60 }).Raw
@@ -373,14 +374,14 @@ func TestTooManyLinks(t *testing.T) {
 	})
 }
 
-// Strangers who come for nothing but to tell of nodes do not take all the room
-// that guests have.
-func TestStrangersLeaveRoom(t *testing.T) {
+// Strangers with whom no rows are exchanged make room for whoever comes, once
+// they had the time to learn of others.
+func TestStrangersMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, sim.Config{Seed: 37, Latency: sim.LAN})
 		victim := w.add(0, nil, nil)
 		time.Sleep(time.Second)
-		for i := range maxGuests + 5 {
+		for i := range maxGuests {
 			a := w.attack(victim, 100+i)
 			a.drain()
 			if err := a.say(message{nodes: [][]byte{nil}}); err != nil {
@@ -388,15 +389,23 @@ func TestStrangersLeaveRoom(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
-		before := len(victim.Links())
-		time.Sleep(greeting)
-		if n := len(victim.Links()); before != maxGuests || n != maxStrangers {
-			t.Errorf("%d links, %d later; want %d, %d", before, n, maxGuests, maxStrangers)
+		friend := w.add(1, []Target{targetAt(0)}, nil)
+		time.Sleep(2 * time.Second)
+		if n := len(victim.Links()); n != maxGuests || victim.knows(friend.key()) >= 0 {
+			t.Errorf("%d links, and one more got in before their time was over", n)
 		}
-		w.add(1, []Target{targetAt(0)}, nil)
-		time.Sleep(3 * time.Second)
-		if victim.knows(w.nodes[1].key()) < 0 {
-			t.Error("a guest with a row does not get in")
+		time.Sleep(greeting + maxWait/4)
+		if n := len(victim.Links()); n != maxGuests || victim.knows(friend.key()) < 0 {
+			t.Errorf("%d links, and a guest with a row does not get in", n)
+		}
+		for i := range maxGuests {
+			a := w.attack(victim, 200+i)
+			a.drain()
+			_ = a.say(message{nodes: [][]byte{nil}})
+		}
+		time.Sleep(time.Second)
+		if !slices.Contains(victim.Links(), friend.key()) || len(victim.Links()) != maxGuests {
+			t.Error("strangers put out one with whom rows are exchanged")
 		}
 	})
 }

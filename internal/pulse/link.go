@@ -147,7 +147,7 @@ func (p *Pulse) enter(l *link) bool {
 	}
 	old, known := p.links[l.key]
 	switch {
-	case l.key == p.self, !known && p.fullLocked(l.key):
+	case l.key == p.self, !known && p.fullLocked(l.key) && !(p.guestLocked(l.key) && p.roomLocked(l.since)):
 		return false
 	case known && old.ours != l.ours && p.prefers(old) && l.since.Sub(old.since) < crossing:
 		return false
@@ -185,22 +185,22 @@ func (p *Pulse) guestLocked(k identity.Key) bool {
 	return t == nil || !t.rows && !t.asked && !t.busy
 }
 
-// thinLocked closes the streams of strangers beyond the first ones, which had the
-// time to say why they came.
-func (p *Pulse) thinLocked(now time.Time) {
+// roomLocked makes room for a guest: one with whom no rows are exchanged, and who
+// had the time to learn of others, has to go. It returns false where there is none.
+func (p *Pulse) roomLocked(now time.Time) bool {
 	var strangers []*link
 	for k, l := range p.links {
-		if !l.welcome && p.guestLocked(k) {
+		if !l.welcome && p.guestLocked(k) && now.Sub(l.since) > greeting {
 			strangers = append(strangers, l)
 		}
 	}
-	slices.SortFunc(strangers, func(a, b *link) int { return a.since.Compare(b.since) })
-	for _, l := range strangers[min(len(strangers), maxStrangers):] {
-		if now.Sub(l.since) > greeting {
-			p.refuseLocked(l.key, ReasonLinks)
-			_ = l.stream.Reset()
-		}
+	if len(strangers) == 0 {
+		return false
 	}
+	l := strangers[p.rng.IntN(len(strangers))]
+	p.forgetLocked(l)
+	_ = l.stream.Reset()
+	return true
 }
 
 // valueLocked tells the connection manager what a stream is worth.
@@ -239,9 +239,13 @@ func (p *Pulse) welcomeLocked(l *link) {
 func (p *Pulse) leave(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.links[l.key] != l {
-		return // replaced
+	if p.links[l.key] == l { // else it was replaced, or had to make room
+		p.forgetLocked(l)
 	}
+}
+
+// forgetLocked draws the conclusions of a stream's end.
+func (p *Pulse) forgetLocked(l *link) {
 	delete(p.links, l.key)
 	p.host.ConnManager().Unprotect(l.id, managed)
 	p.host.ConnManager().UntagPeer(l.id, managed)

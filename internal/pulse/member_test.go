@@ -100,7 +100,7 @@ func TestDeadNodeGoes(t *testing.T) {
 						t.Errorf("node %d: %d rows of dead nodes, state %v", n.i, len(lost), n.State(dead.key()))
 					}
 				}
-				time.Sleep(time.Minute)
+				time.Sleep(20 * time.Second)
 				w.wantAllKnown(0)
 				w.wantMembers(dead.key())
 			})
@@ -125,9 +125,9 @@ func (w *world) wantMembers(gone ...identity.Key) {
 func TestMembersOfANetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, sim.Config{Seed: 50})
-		w.strangers(20)
+		w.strangers(18)
 		w.until(10*time.Second, "all know all", w.whole)
-		time.Sleep(30 * time.Second)
+		time.Sleep(15 * time.Second)
 		for _, n := range w.nodes {
 			if got := n.OwnContact(); got.Raw == nil || got.Signer != n.key() {
 				t.Errorf("node %d has no contact", n.i)
@@ -141,7 +141,7 @@ func TestMembersOfANetwork(t *testing.T) {
 		w.until(500*time.Millisecond, "all know of a goodbye", func() bool { return w.all(gone.key(), swim.Left, dead, gone) })
 		<-gone.done
 		w.nodes = slices.Delete(w.nodes, 7, 9)
-		time.Sleep(time.Minute)
+		time.Sleep(15 * time.Second)
 		w.wantMembers(dead.key(), gone.key())
 	})
 }
@@ -150,8 +150,8 @@ func TestMembersOfANetwork(t *testing.T) {
 func TestLossKillsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, sim.Config{Seed: 51, Loss: 0.05})
-		w.mesh(10, everybody)
-		time.Sleep(5 * time.Minute)
+		w.mesh(8, everybody)
+		time.Sleep(2 * time.Minute)
 		w.wantNoDeath()
 		w.wantAllKnown(0)
 	})
@@ -159,23 +159,27 @@ func TestLossKillsNobody(t *testing.T) {
 
 // A partition heals though both sides have given each other up.
 func TestPartitionHeals(t *testing.T) {
-	for name, start := range map[string]func(*world){
-		"of rows":      func(w *world) { w.mesh(6, everybody) },
-		"of strangers": func(w *world) { w.strangers(6) },
-		"of two":       func(w *world) { w.mesh(2, everybody) },
+	for name, c := range map[string]struct {
+		start func(*world)
+		cut   time.Duration
+	}{
+		"of rows":      {func(w *world) { w.mesh(4, everybody) }, 4 * time.Minute},
+		"of strangers": {func(w *world) { w.strangers(5) }, 2 * time.Minute},
+		"of two":       {func(w *world) { w.mesh(2, everybody) }, 10 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, sim.Config{Seed: 8})
-				start(w)
+				c.start(w)
 				time.Sleep(20 * time.Second)
 				var sides [2][]netip.Addr
 				half := len(w.nodes) / 2
 				for i, n := range w.nodes {
-					sides[i/half] = append(sides[i/half], sim.Addr(n.at))
+					side := min(i/half, 1)
+					sides[side] = append(sides[side], sim.Addr(n.at))
 				}
 				w.net.Partition(sides[:]...)
-				time.Sleep(10 * time.Minute)
+				time.Sleep(c.cut)
 				a, b := w.nodes[0], w.nodes[len(w.nodes)-1]
 				if a.State(b.key()) != swim.Dead || a.knows(b.key()) >= 0 {
 					t.Errorf("across the partition: %v", a.State(b.key()))
@@ -199,7 +203,7 @@ func TestPartitionHeals(t *testing.T) {
 
 // A node that is killed comes back at another address, to nodes that do not look for it there.
 func TestComesBackElsewhere(t *testing.T) {
-	for name, away := range map[string]time.Duration{"at once": 200 * time.Millisecond, "taken for dead": 12 * time.Second, "late": 5 * time.Minute} {
+	for name, away := range map[string]time.Duration{"at once": 200 * time.Millisecond, "taken for dead": 12 * time.Second, "late": 4 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, sim.Config{Seed: 52})

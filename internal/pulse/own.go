@@ -38,7 +38,7 @@ func (p *Pulse) periodLocked() time.Duration {
 	if p.cut {
 		return min(turn, p.cfg.Refresh)
 	}
-	return p.cfg.Refresh
+	return max(p.cfg.Refresh, min(time.Duration(len(p.table.nodes))*perRow, p.cfg.TTL/3))
 }
 
 // sign makes the node's newest row and sends it to all neighbours.

@@ -6,12 +6,14 @@
 // membership asks for. Between two that share cells the one with the lower key
 // opens it, unless only the other one knows of the two. Only with these rows are
 // exchanged: a node sends them its own as soon as something has changed by more
-// than a tenth, every 25 s in any case, and every 2 s while one row does not hold
-// all that it has to say. A row is passed on to neighbours that its node has no
-// stream with, to three of them at random; the others are told soon that it is
-// there. Whoever finds a row older than 50 s asks a neighbour for a newer one. On
-// a new stream, and with a random neighbour every 30 s or less often, both ends say
-// all that they hold and each sends what the other one lacks.
+// than a tenth, every 25 to 60 s in any case (the more rows it knows the less
+// often), and every 2 s while one row does not hold all that it has to say. A row
+// that says something new is passed on to three neighbours, at random, that its
+// node has no stream with, and the others of these are told soon that it is there;
+// one that says nothing new is passed on to two. Whoever finds a row older than
+// half its TTL asks a neighbour for a newer one. On a new stream, and with a random
+// neighbour every 30 s or less often, both ends say all that they hold and each
+// sends what the other one lacks.
 //
 // Messages follow each other on a stream. Each end says something at once, be it
 // nothing: before, nobody is taken to be there. A message starts with 2 bytes, big
@@ -79,8 +81,8 @@ type Config struct {
 	Incarnation uint64 // of this start of the node
 
 	Interval time.Duration // between two looks at Row and Peers; default 500 ms, give or take a tenth
-	Refresh  time.Duration // after which an unchanged row is signed anew; default 25 s, without Contact 2 s
-	TTL      time.Duration // of own rows; default 90 s, without Contact 10 s
+	Refresh  time.Duration // after which an unchanged row is signed anew; default 25 s, without Contact 2 s; a third of TTL where many rows are known
+	TTL      time.Duration // of own rows; default 3 min, without Contact 10 s
 
 	// Row returns what the node has to say now; Order, Issued and TTL are filled
 	// in here. It is called often and must not block.
@@ -133,18 +135,19 @@ const MaxTargets = 32
 
 // What a node sends by itself.
 const (
-	fanout   = 3                     // neighbours that a row is passed on to
-	minGap   = 50 * time.Millisecond // between two rows of this node
-	turn     = 2 * time.Second       // between rows that do not hold all there is to say
-	allEvery = 30 * time.Second      // between two comparisons of everything
-	allRow   = time.Second           // more than that for each row held, beyond thirty
-	bye      = time.Second           // that a goodbye may take
-	maxAsks  = 64                    // nodes asked about in one go
-	maxAside = 128                   // rows kept that are not wanted now
-	rethink  = 2 * time.Second       // between two looks at these
-	deafness = 10 * time.Second      // for which an unwanted node is not asked about, and is not heard
-	jitter   = 0.1                   // of Interval
-	moved    = 0.1                   // change of a number that is told at once
+	fanout     = 3                     // neighbours that a row is passed on to
+	fanoutSame = 2                     // the same, where it says nothing new
+	minGap     = 50 * time.Millisecond // between two rows of this node
+	turn       = 2 * time.Second       // between rows that do not hold all there is to say
+	allEvery   = 30 * time.Second      // between two comparisons of everything
+	perRow     = 2 * time.Second       // for each row known: what takes longer than its least
+	bye        = time.Second           // that a goodbye may take
+	maxAsks    = 64                    // nodes asked about in one go
+	maxAside   = 128                   // rows kept that are not wanted now
+	rethink    = 2 * time.Second       // between two looks at these
+	deafness   = 10 * time.Second      // for which an unwanted node is not asked about, and is not heard
+	jitter     = 0.1                   // of Interval
+	moved      = 0.1                   // change of a number that is told at once
 )
 
 // Pulse is a node's end of all streams. It is safe for concurrent use.
@@ -242,7 +245,7 @@ type Seen struct {
 
 	// Age is for how long the node has been under suspicion of having failed, and
 	// 0 while it is not. Of a node that membership does not know it is how late its
-	// next row is, if it signs as often as this one.
+	// next row is: a row is followed by another within a third of its TTL.
 	Age time.Duration
 }
 
@@ -265,7 +268,7 @@ func (p *Pulse) seen(dead bool) []Seen {
 		switch state := p.members.State(k); {
 		case state == swim.Left || (state == swim.Dead) != dead:
 		case state == swim.Unknown:
-			all = append(all, Seen{e.row, max(0, now.Sub(e.signed)-p.cfg.Refresh)})
+			all = append(all, Seen{e.row, max(0, now.Sub(e.signed)-e.row.TTL/3)})
 		default:
 			all = append(all, Seen{e.row, p.members.Silence(k, now)})
 		}
@@ -370,12 +373,12 @@ func (p *Pulse) vary(d time.Duration) time.Duration {
 	return d + time.Duration((2*p.rng.Float64()-1)*jitter*float64(d))
 }
 
-// allPeriod is how long to wait between two comparisons of everything, so that
-// they take less than thirty bytes a second.
+// allPeriod is how long to wait between two comparisons of everything: they take
+// less than fifteen bytes a second.
 func (p *Pulse) allPeriod() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return max(allEvery, time.Duration(len(p.table.nodes))*allRow)
+	return max(allEvery, time.Duration(len(p.table.nodes))*perRow)
 }
 
 // tend looks after what is held and after the streams.
@@ -405,7 +408,6 @@ func (p *Pulse) tend(now time.Time, all bool) {
 			delete(p.deaf, t)
 		}
 	}
-	p.thinLocked(now)
 	if !p.told {
 		p.told = true
 		for _, l := range p.toldLocked() {
@@ -423,11 +425,12 @@ func (p *Pulse) tend(now time.Time, all bool) {
 	p.dialLocked(now)
 }
 
-// askLocked asks a neighbour about the nodes that were not heard of for two refreshes.
+// askLocked asks a neighbour about the nodes that were not heard of for half of
+// their row's life.
 func (p *Pulse) askLocked(now time.Time) {
 	asked := 0
 	for k, e := range p.table.nodes {
-		if e.row.Goodbye() || now.Sub(e.signed) <= 2*p.cfg.Refresh || p.members.State(k).Gone() {
+		if e.row.Goodbye() || now.Sub(e.signed) <= e.row.TTL/2 || p.members.State(k).Gone() {
 			continue
 		}
 		if l := p.anyLocked(); l != nil && l.key != k {
