@@ -261,6 +261,12 @@ func (c *Client) Lookup(ctx context.Context, ref string) iter.Seq2[Found, error]
 	return c.found(ctx, "/v1/lookup?"+query("ref", ref))
 }
 
+// Watch streams the nodes that serve a cell, and goes on with those that come,
+// change or go until ctx or the node ends.
+func (c *Client) Watch(ctx context.Context, ref string) iter.Seq2[Found, error] {
+	return c.found(ctx, "/v1/lookup?"+query("ref", ref, "follow", "1"))
+}
+
 func (c *Client) found(ctx context.Context, path string) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		for f, err := range stream[Found](ctx, c, http.MethodGet, path, nil) {

@@ -15,6 +15,7 @@ import (
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/mesh"
 )
 
 // Limits on what a local program may do to the control API.
@@ -261,13 +262,30 @@ func (n *Node) controlEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// controlLookup discovers the topic that belongs to a cell.
+// controlLookup discovers the topic that belongs to a cell; with follow=1 it
+// goes on with what changes.
 func (n *Node) controlLookup(w http.ResponseWriter, r *http.Request, topic func(identity.Cell) identity.Cell) error {
 	cell, err := n.parseCell(r.FormValue("ref"))
 	if err != nil {
 		return err
 	}
 	out := newStream(w)
+	if r.FormValue("follow") == "1" {
+		for c, err := range n.mesh.Watch(r.Context(), topic(cell)) {
+			if errors.Is(err, mesh.ErrStopped) {
+				return nil // the node ends
+			}
+			if err != nil {
+				out.send(Found{Error: asAPIError(err)})
+				return nil
+			}
+			f := found(cell, c.Endpoint)
+			if f.Gone, f.Why = c.Gone, c.Why; !out.send(f) {
+				return nil
+			}
+		}
+		return nil
+	}
 	for ep, err := range n.mesh.Discover(r.Context(), topic(cell)) {
 		if err != nil {
 			out.send(Found{Error: asAPIError(err)})

@@ -82,7 +82,7 @@ func (n *Node) member(c swim.Change) {
 			addrs = append(addrs, a)
 		}
 	}
-	n.kad.Known(c.Node, addrs, c.Contact.Server, !gone)
+	n.kad.Known(c.Node, addrs, c.Contact.Server && len(addrs) > 0, !gone)
 	switch {
 	case gone && !c.Was.Gone():
 		n.mesh.Lost(c.Node)

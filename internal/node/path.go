@@ -1,8 +1,6 @@
 package node
 
 import (
-	"context"
-	"iter"
 	"time"
 
 	"cell.network/cell/internal/host"
@@ -29,10 +27,4 @@ func (n *Node) reached(node identity.Key) (path, addr string) {
 func (n *Node) rtt(node identity.Key) (time.Duration, bool) {
 	_, rtt, ok := n.host.Path(node)
 	return rtt, ok && rtt > 0
-}
-
-// Watch streams the nodes that serve a cell, and goes on with those that come,
-// change or go until ctx or the node ends.
-func (c *Client) Watch(ctx context.Context, ref string) iter.Seq2[Found, error] {
-	return c.found(ctx, "/v1/lookup?"+query("ref", ref, "follow", "1"))
 }
