@@ -17,7 +17,7 @@ const maxOwn = 4096
 
 // repeats are the delays after which news is repeated, each counted from the
 // one before. One that comes later than tooLate is left to the next round.
-var repeats = [...]time.Duration{100 * time.Millisecond, 150 * time.Millisecond, time.Second}
+var repeats = [...]time.Duration{80 * time.Millisecond, 120 * time.Millisecond, time.Second}
 
 const (
 	tooLate   = time.Second

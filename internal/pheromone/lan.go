@@ -24,7 +24,7 @@
 // one unicast packet to it reaches only one of them.
 //
 // News (a new cell, another address, a tombstone) is sent at once and again
-// after about 0.1, 0.25 and 1.25 s; a lease then every quarter of its TTL, but
+// after about 0.08, 0.2 and 1.2 s; a lease then every quarter of its TTL, but
 // not below 2 s nor above 60 s. A node that starts, or meets a new interface,
 // asks for anything, so that it need not wait for the next round. All delays
 // have a jitter of a quarter.

@@ -230,11 +230,11 @@ func TestAnnouncementSchedule(t *testing.T) {
 			after    time.Duration
 			min, max int
 		}{
-			{70 * time.Millisecond, 1, 1},
-			{130 * time.Millisecond, 2, 2},
-			{180 * time.Millisecond, 2, 2},
-			{320 * time.Millisecond, 3, 3},
-			{900 * time.Millisecond, 3, 3},
+			{50 * time.Millisecond, 1, 1},
+			{110 * time.Millisecond, 2, 2},
+			{140 * time.Millisecond, 2, 2},
+			{260 * time.Millisecond, 3, 3},
+			{850 * time.Millisecond, 3, 3},
 			{1600 * time.Millisecond, 4, 4},
 			{20 * time.Second, 4, 4},
 			{40 * time.Second, 5, 5}, // then each 30 s, give or take a quarter
