@@ -38,6 +38,9 @@ const (
 	circuitIdle    = 30 * time.Second // silence after which it is dead
 )
 
+// connSpent ends a connection whose relay passes nothing on any more.
+const connSpent = network.ConnResourceLimitExceeded
+
 // circuits makes connections of the streams that relays pass on. It stands in
 // the place that libp2p has for TLS and a multiplexer.
 type circuits struct {
@@ -237,7 +240,9 @@ type circuit struct {
 	proven context.CancelFunc
 	scope  network.ConnManagementScope // what it is counted in
 
-	sent, received atomic.Int64 // bytes, as the relay counts them
+	limit int64        // bytes that the relay passes on in one direction
+	sent  atomic.Int64 // bytes, as the relay counts them
+	spent atomic.Bool  // they came to the limit
 
 	writing sync.Mutex
 	once    sync.Once
@@ -266,7 +271,13 @@ func (c *circuit) carry(inner transport.CapableConn, t transport.Transport) (tra
 		return nil, errors.New("upgrade circuit: not a QUIC connection")
 	}
 	context.AfterFunc(q.Context(), c.end)
-	context.AfterFunc(c.ctx, func() { _ = inner.Close() })
+	context.AfterFunc(c.ctx, func() {
+		if c.spent.Load() {
+			_ = inner.CloseWithError(connSpent)
+			return
+		}
+		_ = inner.Close()
+	})
 	return conn, nil
 }
 
@@ -287,7 +298,6 @@ func (c *circuit) receive() {
 		if _, err := io.ReadFull(r, packet); err != nil {
 			return
 		}
-		c.received.Add(int64(packetHeader + n))
 		c.ether.arrive(packet, c.at)
 	}
 }
@@ -299,6 +309,12 @@ func (c *circuit) send(packet []byte) {
 	framed := append(binary.BigEndian.AppendUint16(make([]byte, 0, packetHeader+len(packet)), uint16(len(packet))), packet...)
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if c.sent.Load()+int64(len(framed)) > c.limit {
+		if !c.spent.Swap(true) {
+			go c.end()
+		}
+		return
+	}
 	_ = c.conn.SetWriteDeadline(time.Now().Add(circuitWrite))
 	if _, err := c.conn.Write(framed); err != nil {
 		go c.end() // which waits for QUIC, which waits for this

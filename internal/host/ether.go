@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -61,7 +63,12 @@ func (e *ether) addr() ma.Multiaddr { return etherMultiaddr(netip.AddrPortFrom(e
 
 // attach gives a stream an address and reads from it until it ends.
 func (e *ether) attach(conn manet.Conn, dir network.Direction, scope network.ConnManagementScope) *circuit {
-	c := &circuit{ether: e, conn: conn, dir: dir, scope: scope}
+	c := &circuit{ether: e, conn: conn, dir: dir, scope: scope, limit: math.MaxInt64}
+	if s, ok := conn.(network.ConnStat); ok {
+		if n, ok := s.Stat().Extra[client.StatLimitData].(uint64); ok && n > 0 && n < math.MaxInt64 {
+			c.limit = int64(n)
+		}
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.opened, c.proven = context.WithCancel(c.ctx)
 	e.mu.Lock()

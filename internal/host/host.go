@@ -105,6 +105,8 @@ type Config struct {
 	// host relays for others, may have changed. It must not wait.
 	Changed func()
 
+	mapper func(network.Network) basichost.NATManager // a router for tests
+
 	LowWater, HighWater int // connections; default 24 and 48
 
 	Log *slog.Logger // default: silent
@@ -223,7 +225,7 @@ func (h *Host) build(c Config) error {
 		h.nat.ctx, h.nat.cancel = context.WithCancel(context.Background())
 		gate.dialled = h.nat.met.dialled
 	}
-	if h.swarm, err = newSwarm(key, bus, quic, limits, swarm.WithConnectionGater(gate)); err != nil {
+	if h.swarm, err = newSwarm(key, bus, quic, limits, swarm.WithConnectionGater(gate), swarm.WithDialRanker(h.rank)); err != nil {
 		return fmt.Errorf("open host: %w", err)
 	}
 	h.closers = append(h.closers, h.swarm.Peerstore().Close, h.swarm.Close)
@@ -248,9 +250,12 @@ func (h *Host) build(c Config) error {
 		}
 		h.closers = append(h.closers, n.probe.Close)
 		opts.AutoNATv2, opts.ObservedAddrsManager, opts.AddrsFactory = n.probe.v2, n.seen, n.addrs
-		if c.PortMap && c.ListenPacket == nil {
+		if c.mapper == nil && c.PortMap && c.ListenPacket == nil {
+			c.mapper = basichost.NewNATManager
+		}
+		if c.mapper != nil {
 			opts.NATManager = func(net network.Network) basichost.NATManager {
-				n.mapper = basichost.NewNATManager(net)
+				n.mapper = c.mapper(net)
 				return n.mapper
 			}
 		}

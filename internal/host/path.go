@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -12,8 +13,8 @@ import (
 )
 
 // Path returns how a node is reached at the moment, "direct" or "relayed via
-// <relay>", and the smoothed round trip time of the connection. It is not ok
-// where there is no connection.
+// <relay>", and the smoothed round trip time of the connection, 0 before it was
+// measured. It is not ok where there is no connection.
 func (h *Host) Path(node identity.Key) (via string, rtt time.Duration, ok bool) {
 	id, err := PeerID(node)
 	if err != nil {
@@ -38,7 +39,7 @@ func (h *Host) Path(node identity.Key) (via string, rtt time.Duration, ok bool) 
 // where there is one.
 func (h *Host) best(id peer.ID) network.Conn {
 	var best network.Conn
-	for _, c := range h.Network().ConnsToPeer(id) {
+	for _, c := range h.swarm.ConnsToPeer(id) {
 		if !c.IsClosed() && (best == nil || best.Stat().Limited && !c.Stat().Limited) {
 			best = c
 		}
@@ -46,14 +47,21 @@ func (h *Host) best(id peer.ID) network.Conn {
 	return best
 }
 
-// rttOf returns the smoothed round trip time of a connection.
+// unmeasured is the round trip time that QUIC assumes at first.
+const unmeasured = 100 * time.Millisecond
+
+// rttOf returns the smoothed round trip time of a connection; it is not ok
+// before it was measured.
 func rttOf(c network.Conn) (time.Duration, bool) {
 	var q *quic.Conn
 	if !c.As(&q) {
 		return 0, false
 	}
-	rtt := q.ConnectionStats().SmoothedRTT
-	return rtt, rtt > 0
+	stats := q.ConnectionStats()
+	if stats.MeanDeviation == 0 && stats.SmoothedRTT == unmeasured {
+		return 0, false
+	}
+	return stats.SmoothedRTT, true
 }
 
 // Superseded reports whether a connection goes over a relay while there is a
@@ -82,15 +90,19 @@ func CircuitOf(c network.Conn) (Circuit, bool) {
 		return Circuit{}, false
 	}
 	key, _ := KeyOf(relay)
-	out := Circuit{Relay: key, Left: 1<<63 - 1}
+	out := Circuit{Relay: key, Left: max(0, conn.circuit.limit-conn.circuit.sent.Load())}
 	stat := c.Stat()
-	if n, ok := stat.Extra[client.StatLimitData].(uint64); ok && n > 0 {
-		out.Left = max(0, int64(n)-conn.circuit.sent.Load())
-	}
 	if d, ok := stat.Extra[client.StatLimitDuration].(time.Duration); ok && d > 0 {
 		out.Until = stat.Opened.Add(d)
 	}
 	return out, true
+}
+
+// Spent reports whether a connection ended because it passed on all that its
+// relay allows: the error of a stream on it says so.
+func Spent(err error) bool {
+	var ended *network.ConnError
+	return errors.As(err, &ended) && ended.ErrorCode == connSpent && !ended.Remote
 }
 
 func firstLine(s string) string {

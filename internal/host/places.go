@@ -245,12 +245,17 @@ func (p *places) connect(ctx context.Context, all []peer.AddrInfo) []peer.ID {
 	for i, info := range all {
 		wg.Go(func() {
 			p.host.Peerstore().AddAddrs(info.ID, info.Addrs, peerstore.TempAddrTTL)
-			if c, err := p.host.swarm.DialPeer(ctx, info.ID); err == nil {
-				rtt, _ := rttOf(c)
-				answers[i] = answer{info.ID, rtt}
+			start := time.Now()
+			c, err := p.host.swarm.DialPeer(ctx, info.ID)
+			if err != nil {
+				p.ban(info.ID)
 				return
 			}
-			p.ban(info.ID)
+			rtt, ok := rttOf(c)
+			if !ok {
+				rtt = time.Since(start) // of a handshake
+			}
+			answers[i] = answer{info.ID, rtt}
 		})
 	}
 	wg.Wait()

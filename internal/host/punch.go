@@ -177,7 +177,7 @@ func (p *punches) direct(id peer.ID) bool {
 func (p *punches) meeting(ctx context.Context, round uint8) meeting {
 	for end := time.Now().Add(punchWait); ; {
 		r := p.nat.host.Reach()
-		seen := p.nat.seen.Addrs(1)
+		seen := p.nat.seen.latest()
 		own := Publishable(p.nat.host.network, slices.Concat(seen, r.Mapped, r.Interfaces))
 		if len(own) > 0 { // those of the LAN only where there are no others
 			widest := reach(own[0])

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -99,25 +98,6 @@ func (noNames) ResolveDNSComponent(context.Context, ma.Multiaddr, int) ([]ma.Mul
 	return nil, nil
 }
 
-// relayDelay is the head start that direct addresses have over relayed ones. A
-// node that others reach for sure has no relayed ones.
-const relayDelay = 50 * time.Millisecond
-
-// rank says when to dial which address: relayed ones soon after direct ones,
-// where libp2p would wait for half a second.
-func rank(addrs []ma.Multiaddr) []network.AddrDelay {
-	direct := slices.DeleteFunc(slices.Clone(addrs), func(a ma.Multiaddr) bool { return !isQUIC(a) })
-	out := swarm.DefaultDialRanker(direct)
-	relayed := slices.DeleteFunc(slices.Clone(addrs), isQUIC)
-	for _, d := range swarm.DefaultDialRanker(relayed) {
-		if len(direct) > 0 {
-			d.Delay += relayDelay
-		}
-		out = append(out, d)
-	}
-	return out
-}
-
 // newSwarm makes the set of connections of one key. The detector of UDP black
 // holes is off: it counts each dial that we cancel as a failure and would
 // silence a node that has nothing but UDP.
@@ -139,7 +119,6 @@ func newSwarm(key crypto.PrivKey, bus event.Bus, m *quicreuse.ConnManager, limit
 	s, err := swarm.NewSwarm(id, book, bus, append(more,
 		swarm.WithResourceManager(limits),
 		swarm.WithMultiaddrResolver(noNames{}),
-		swarm.WithDialRanker(rank),
 		swarm.WithDialTimeout(dialTimeout),
 		swarm.WithDialTimeoutLocal(dialTimeout),
 		swarm.WithUDPBlackHoleSuccessCounter(nil),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"cell.network/cell/internal/record"
@@ -47,27 +48,25 @@ func (n *nat) tellSeen(s network.Stream) {
 	_, _ = s.Write(append([]byte{byte(len(raw))}, raw...))
 }
 
-// askSeen asks the peer of a direct connection where it sees this node.
-func (n *nat) askSeen(ctx context.Context, c network.Conn) error {
+// askSeen asks the peer of a direct connection where it sees this node, and
+// reports whether that is news.
+func (n *nat) askSeen(ctx context.Context, c network.Conn) bool {
 	ctx, cancel := context.WithTimeout(ctx, seenTime)
 	defer cancel()
 	s, err := c.NewStream(ctx)
 	if err != nil {
-		return err
+		return false
 	}
 	defer s.Reset()
 	if s, err = begun(s, n.seenProtocol()); err != nil {
-		return err
+		return false
 	}
 	_ = s.SetDeadline(time.Now().Add(seenTime))
 	if err := s.CloseWrite(); err != nil {
-		return err
+		return false
 	}
 	at, err := readSeen(s)
-	if err == nil {
-		n.seen.add(c, at)
-	}
-	return err
+	return err == nil && n.seen.add(c, at)
 }
 
 // readSeen reads one answer.
@@ -93,7 +92,8 @@ func readSeen(r io.Reader) (ma.Multiaddr, error) {
 	return a, nil
 }
 
-// watchSeen keeps asking the relays that have a place for this node.
+// watchSeen keeps asking the relays that have a place for this node, and once
+// one of them sees it elsewhere every peer.
 func (n *nat) watchSeen(ctx context.Context) {
 	t := time.NewTicker(seenEvery)
 	defer t.Stop()
@@ -103,10 +103,22 @@ func (n *nat) watchSeen(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for _, id := range n.places.relays() {
+		moved := false
+		for _, id := range n.places.relays() { // one that is gone is noticed elsewhere
 			if c := n.host.best(id); c != nil && isQUIC(c.RemoteMultiaddr()) {
-				_ = n.askSeen(ctx, c) // a relay that is gone is noticed elsewhere
+				moved = n.askSeen(ctx, c) || moved
 			}
 		}
+		if !moved {
+			continue
+		}
+		var wg sync.WaitGroup
+		for _, c := range n.host.Network().Conns() {
+			if isQUIC(c.RemoteMultiaddr()) {
+				wg.Go(func() { n.askSeen(ctx, c) })
+			}
+		}
+		wg.Wait()
+		n.look()
 	}
 }

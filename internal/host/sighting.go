@@ -2,9 +2,11 @@ package host
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	ma "github.com/multiformats/go-multiaddr"
@@ -29,6 +31,7 @@ type sightings struct {
 type sighting struct {
 	at      ma.Multiaddr
 	witness netip.Addr // its IP; of IPv6 the /56
+	when    time.Time
 }
 
 func newSightings() *sightings { return &sightings{by: make(map[network.Conn]sighting)} }
@@ -45,7 +48,7 @@ func (s *sightings) add(c network.Conn, at ma.Multiaddr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	news := !s.by[c].at.Equal(at)
-	s.by[c] = sighting{at, witness}
+	s.by[c] = sighting{at, witness, time.Now()}
 	return news
 }
 
@@ -72,7 +75,8 @@ func machineOf(a ma.Multiaddr) (netip.Addr, bool) {
 // Seen is an address at which peers see this node.
 type Seen struct {
 	Addr      ma.Multiaddr
-	Witnesses int // machines that see it there
+	Witnesses int       // machines that see it there
+	When      time.Time // when the last one said so
 }
 
 // all returns every address, that with the most witnesses first.
@@ -80,18 +84,20 @@ func (s *sightings) all() []Seen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	witnesses := make(map[string]map[netip.Addr]bool)
-	addrs := make(map[string]ma.Multiaddr)
+	all := make(map[string]Seen)
 	for _, at := range s.by {
 		k := string(at.at.Bytes())
 		if witnesses[k] == nil {
-			witnesses[k], addrs[k] = make(map[netip.Addr]bool), at.at
+			witnesses[k] = make(map[netip.Addr]bool)
 		}
 		witnesses[k][at.witness] = true
+		seen := Seen{Addr: at.at, Witnesses: len(witnesses[k]), When: at.when}
+		if last := all[k].When; last.After(seen.When) {
+			seen.When = last
+		}
+		all[k] = seen
 	}
-	var out []Seen
-	for k, w := range witnesses {
-		out = append(out, Seen{addrs[k], len(w)})
-	}
+	out := slices.Collect(maps.Values(all))
 	slices.SortFunc(out, func(a, b Seen) int {
 		return cmp.Or(cmp.Compare(b.Witnesses, a.Witnesses), a.Addr.Compare(b.Addr))
 	})
@@ -99,21 +105,28 @@ func (s *sightings) all() []Seen {
 }
 
 // Addrs implements libp2p's interface of what is observed: the addresses that
-// at least so many machines see. Hole punching aims at those that one sees.
-func (s *sightings) Addrs(witnesses int) []ma.Multiaddr { return s.top(witnesses, 0) }
+// at least so many machines see.
+func (s *sightings) Addrs(witnesses int) []ma.Multiaddr { return top(s.all(), witnesses, 0) }
+
+// latest returns the addresses that peers saw last: what hole punching aims at.
+func (s *sightings) latest() []ma.Multiaddr {
+	all := s.all()
+	slices.SortStableFunc(all, func(a, b Seen) int { return b.When.Compare(a.When) })
+	return top(all, 1, 0)
+}
 
 // AddrsFor implements libp2p's interface: where a port of this node is seen.
 func (s *sightings) AddrsFor(local ma.Multiaddr) []ma.Multiaddr {
 	if !isQUIC(local) {
 		return nil
 	}
-	return s.top(minWitnesses, local[0].Code())
+	return top(s.all(), minWitnesses, local[0].Code())
 }
 
-func (s *sightings) top(witnesses, ip int) []ma.Multiaddr {
+func top(all []Seen, witnesses, ip int) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	count := make(map[int]int)
-	for _, at := range s.all() {
+	for _, at := range all {
 		version := at.Addr[0].Code()
 		if at.Witnesses >= witnesses && (ip == 0 || ip == version) && count[version] < maxSeenAt {
 			count[version]++

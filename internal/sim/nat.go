@@ -124,6 +124,13 @@ func (b *NAT) Forward(port uint16, to netip.AddrPort) error {
 	return nil
 }
 
+// Public returns the address that the world sees.
+func (b *NAT) Public() netip.Addr {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.public
+}
+
 // Mappings returns how many mappings live.
 func (b *NAT) Mappings() int {
 	b.mu.Lock()
