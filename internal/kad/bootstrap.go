@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"cell.network/cell/internal/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -246,6 +247,9 @@ func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) {
 			if _, err := k.ask(ctx, p, request{Op: opNear, Key: k.self[:]}); err != nil {
 				k.conf.Log.Debug("peer does not answer", "peer", p.ID, "err", err)
 				return
+			}
+			if len(host.Publishable(k.conf.Network, p.Addrs)) == 0 {
+				return // a neighbour, who is none of a network of strangers
 			}
 			alone := k.Size() == 0
 			k.dir.answered(p.ID, p.Addrs, time.Since(start)/2, time.Now())
