@@ -100,6 +100,12 @@ func TestCrowd(t *testing.T) {
 	if len(c.voices) != 1 || len(c.nodes) != 1 || len(c.cells) != 1 || c.packets() != 1 {
 		t.Errorf("those of whom nothing is heard are not forgotten: %d, %v", len(c.voices), c.packets())
 	}
+	for i := range uint16(3) {
+		c.heard(stranger(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.7"), 1000+i)), 500, now.Add(memory))
+	}
+	if c.answers(anything) != 1 || len(c.nodes) != 4 {
+		t.Errorf("%d may answer of %d who are there, 3 of other networks", c.answers(anything), len(c.nodes))
+	}
 	for i := range 2 * maxCrowd {
 		c.heard(voice{node(i), anything}, 0, now.Add(2*memory))
 	}

@@ -1,6 +1,7 @@
 package pheromone
 
 import (
+	"net/netip"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -26,6 +27,17 @@ type crowd struct {
 type voice struct {
 	node identity.Key
 	cell identity.NameKey
+}
+
+// strangers is what all serve who are in other networks: they share the air, but do not answer.
+var strangers = identity.NameKey{0xff}
+
+// stranger is somebody of another network, known by an address.
+func stranger(from netip.AddrPort) voice {
+	v := voice{cell: strangers}
+	b, _ := from.MarshalBinary() // cannot fail; longer than a key only with a zone
+	copy(v.node[:], b)
+	return v
 }
 
 type sound struct {
@@ -87,7 +99,7 @@ func (c *crowd) packets() float64 { return float64(c.bytes)/payload + float64(le
 // answers is how many others may answer a question.
 func (c *crowd) answers(key identity.NameKey) int {
 	if key == (identity.NameKey{}) {
-		return len(c.nodes)
+		return len(c.nodes) - c.cells[strangers]
 	}
 	return c.cells[key]
 }

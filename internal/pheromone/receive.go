@@ -51,6 +51,9 @@ func (l *LAN) handle(pkt []byte, from netip.AddrPort) {
 	}
 	switch {
 	case p.Network != tagOf(l.network):
+		if p.Kind != KindAnswer {
+			l.overheard(stranger(from), len(pkt), time.Now())
+		}
 		l.refuse("foreign", from)
 		return
 	case p.Kind == KindQuery && len(p.Records) != 1:
@@ -100,10 +103,14 @@ func (l *LAN) asksUs(raw []byte, from netip.AddrPort, now time.Time) error {
 		return nil
 	}
 	l.plan(q, from, now)
+	l.overheard(voice{node: q.asker}, 0, now)
+	return nil
+}
+
+func (l *LAN) overheard(v voice, bytes int, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.crowd.heard(voice{node: q.asker}, 0, now)
-	return nil
+	l.crowd.heard(v, bytes, now)
 }
 
 // tellsUs handles a lease or a tombstone.

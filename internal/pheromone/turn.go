@@ -79,11 +79,15 @@ func (l *LAN) windowLocked(now time.Time) time.Duration {
 	return min(time.Duration(len(l.crowd.nodes))*nodeWindow, startWindow)
 }
 
+// maxLongest bounds longestLocked, whoever is said to be there.
+const maxLongest = time.Minute
+
 // longestLocked is for how long full air keeps a packet from being sent: twice
 // what all who are known would need. Who fills the air on purpose can delay
 // news, and keep questions from being asked, but not silence a node.
 func (l *LAN) longestLocked() time.Duration {
-	return 2*time.Second + time.Duration(2*l.crowd.packets()/airRate*float64(time.Second))
+	all := 2 * l.crowd.packets() / airRate
+	return min(2*time.Second+time.Duration(all*float64(time.Second)), maxLongest)
 }
 
 // nextDue says when there is something to do next.
