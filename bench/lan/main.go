@@ -69,6 +69,7 @@ func (b *bench) run(ctx context.Context, file string, out io.Writer) (int, error
 		{"newcomers on real sockets", b.newcomers},
 		{"newcomers and loss", b.losses},
 		{"1,000 cells in virtual time", b.crowds},
+		{"1,000 nodes in virtual time", b.storm},
 	} {
 		if ctx.Err() != nil {
 			return 130, ctx.Err()

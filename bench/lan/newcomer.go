@@ -76,7 +76,7 @@ type site struct {
 }
 
 func newSite(seed uint64, loss float64) *site {
-	s := &site{issuer: issuer{seed, time.Now()}, loss: loss}
+	s := &site{issuer: issuer{seed: seed, granted: time.Now()}, loss: loss}
 	s.port, s.err = freePort()
 	return s
 }

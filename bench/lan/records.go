@@ -24,16 +24,25 @@ func keyOf(seed uint64, role string, i int) identity.Private {
 type issuer struct {
 	seed    uint64
 	granted time.Time // when the grants were issued: a newer one would replace them
+	apart   bool      // each node is in a network of its own
+}
+
+// network is that of node i.
+func (s issuer) network(i int) identity.Network {
+	if s.apart {
+		return identity.Network(fmt.Sprint("bench-", i))
+	}
+	return network
 }
 
 // lease is that of node i for a cell.
 func (s issuer) lease(i int, name identity.Name, now time.Time) record.Lease {
 	key, author := nodeKey(s.seed, i), keyOf(s.seed, "author", i)
-	g, err := record.SignGrant(author, network.ID(), "", []record.Subject{{Kind: record.SubjectNode, Key: key.Public()}}, s.granted, 24*time.Hour)
+	g, err := record.SignGrant(author, s.network(i).ID(), "", []record.Subject{{Kind: record.SubjectNode, Key: key.Public()}}, s.granted, 24*time.Hour)
 	if err != nil {
 		panic("lan: sign grant: " + err.Error()) // of constant form
 	}
-	return signed(key, record.Offer{
+	return s.signed(i, record.Offer{
 		Cell: identity.Cell{Author: author.Public(), Name: name}, State: record.StateAlive, Addrs: addrs, Grant: g.Raw,
 		Order: record.Order{Incarnation: 1, Sequence: uint64(now.UnixNano())}, Issued: now, TTL: leaseTTL,
 	})
@@ -43,11 +52,11 @@ func (s issuer) lease(i int, name identity.Name, now time.Time) record.Lease {
 func (s issuer) tombstone(i int, l record.Lease) record.Lease {
 	o := record.Offer{Cell: l.Cell, State: l.State, Addrs: l.Addrs, Grant: l.Grant.Raw, Order: l.Order, Issued: time.Now()}
 	o.Order.Sequence++
-	return signed(nodeKey(s.seed, i), o)
+	return s.signed(i, o)
 }
 
-func signed(key identity.Private, o record.Offer) record.Lease {
-	l, err := record.SignLease(key, network.ID(), o)
+func (s issuer) signed(i int, o record.Offer) record.Lease {
+	l, err := record.SignLease(nodeKey(s.seed, i), s.network(i).ID(), o)
 	if err != nil {
 		panic("lan: sign lease: " + err.Error()) // of constant form
 	}
