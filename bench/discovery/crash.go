@@ -72,7 +72,7 @@ func crashOurs(s setup, wires *sim.Network, figures map[string]figure) error {
 }
 
 // searchEvery is the pause between two fresh searches for a dead host.
-const searchEvery = 250 * time.Millisecond
+const searchEvery = 500 * time.Millisecond
 
 // crash returns how long after its death a host was returned by anybody;
 // negative: for as long as was waited.

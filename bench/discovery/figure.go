@@ -9,8 +9,8 @@ import (
 // figure is what one side of a row was measured to be. Times are virtual.
 type figure struct {
 	Samples  int
-	P50, P99 time.Duration
-	Max      time.Duration
+	P50, P95 time.Duration
+	P99, Max time.Duration
 	Failed   int           // operations that had no result; they are not among the samples
 	RPCs     float64       // requests per operation; 0: not counted
 	CPU      time.Duration // real, of all nodes, per operation; 0: not counted
@@ -27,7 +27,7 @@ func (t times) figure(failed int) figure {
 	slices.Sort(t)
 	f := figure{Samples: len(t), Failed: failed}
 	if len(t) > 0 {
-		f.P50, f.P99, f.Max = t.quantile(0.5), t.quantile(0.99), t[len(t)-1]
+		f.P50, f.P95, f.P99, f.Max = t.quantile(0.5), t.quantile(0.95), t.quantile(0.99), t[len(t)-1]
 		f.Share = float64(len(t)) / float64(len(t)+failed)
 	}
 	return f

@@ -30,6 +30,7 @@ type memberHosts struct {
 	side map[*memberHost]int // of a partition
 
 	bytes, packets atomic.Uint64
+	alarms         atomic.Uint64 // how often a host gave up another
 }
 
 type memberHost struct {
@@ -137,6 +138,7 @@ func (all *memberHosts) close() {
 		}
 	}
 	gone.Wait()
+	time.Sleep(time.Minute) // what was under way ends with its time limit
 }
 
 // NotifyJoin implements [memberlist.EventDelegate].
@@ -156,6 +158,7 @@ func (h *memberHost) note(n *memberlist.Node, left bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if left {
+		h.all.alarms.Add(1)
 		h.left[i] = time.Now()
 	} else {
 		delete(h.left, i)

@@ -3,12 +3,15 @@ package main
 import (
 	"fmt"
 	"reflect"
+	"time"
 	"unsafe"
 
 	"cell.network/cell/internal/kad"
+	"cell.network/cell/internal/record"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // preseed fills the routing tables as if the network had been up for long, the
@@ -35,10 +38,29 @@ func (all *ourHosts) preseed() error {
 		all.hosts[i].node.Host().Peerstore().AddAddrs(ids[j], infos[j].Addrs, peerstore.PermanentAddrTTL)
 		_, _ = routers[i].RoutingTable().TryAddPeer(ids[j], true, true)
 	})
+	return all.introduce()
+}
+
+// introduce has every host know of all others by membership, as it does after
+// a while in any network of some thousands.
+func (all *ourHosts) introduce() error {
+	time.Sleep(time.Second) // until each has said where it is
+	contacts := make([]record.Contact, len(all.hosts))
 	for i, h := range all.hosts {
-		for j := range all.hosts {
+		if contacts[i] = h.node.Pulse().OwnContact(); contacts[i].Raw != nil {
+			continue
+		}
+		// The node does not take part in membership: it is told what that would say.
+		for j, other := range all.hosts {
 			if i != j {
-				h.node.Kad().Known(all.hosts[j].key.Public(), [][]byte{infos[j].Addrs[0].Bytes()}, true, true)
+				h.node.Kad().Known(other.key.Public(), [][]byte{ma.StringCast(multiaddrOf(j)).Bytes()}, true, true)
+			}
+		}
+	}
+	for i, h := range all.hosts {
+		for j, c := range contacts {
+			if i != j && c.Raw != nil {
+				h.node.Pulse().Learn(c)
 			}
 		}
 	}

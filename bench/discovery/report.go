@@ -19,6 +19,7 @@ type side struct {
 	Samples int     `json:"samples"`
 	Failed  int     `json:"failed,omitempty"`
 	P50     float64 `json:"p50_ms"`
+	P95     float64 `json:"p95_ms"`
 	P99     float64 `json:"p99_ms"`
 	Max     float64 `json:"max_ms"`
 	RPCs    float64 `json:"rpcs,omitempty"`
@@ -126,7 +127,7 @@ func measure(ctx context.Context, s setup, only *regexp.Regexp, file string, out
 func sideOf(f figure, why string) side {
 	ms := func(d time.Duration) float64 { return float64(d/time.Microsecond) / 1000 }
 	return side{
-		f.Samples, f.Failed, ms(f.P50), ms(f.P99), ms(f.Max), f.RPCs, float64(f.CPU) / 1000, f.Share, f.Rate, f.Note, why,
+		f.Samples, f.Failed, ms(f.P50), ms(f.P95), ms(f.P99), ms(f.Max), f.RPCs, float64(f.CPU) / 1000, f.Share, f.Rate, f.Note, why,
 	}
 }
 
@@ -179,6 +180,8 @@ func columns(u unit, f figure, why string) string {
 		return "?\t-\t-\t-\t-"
 	case u == share:
 		return percent(f.Share) + "\t-\t-\t" + count(f.RPCs) + "\t" + cpu(f)
+	case u == events:
+		return fmt.Sprintf("%d\t-\t-\t-\t-", f.Failed)
 	case u == traffic:
 		return fmt.Sprintf("%.4g B/s\t-\t-\t-\t%s", f.Rate, cpu(f))
 	case f.Samples == 0:

@@ -27,14 +27,16 @@ const (
 	seconds unit = iota // times of operations
 	share               // of what should be so that was
 	traffic             // bytes per second and node
+	events              // that should not happen, counted in Failed
 )
 
 // bound is what is to be reached; what is zero is not asked for.
 type bound struct {
-	p50, p99, last time.Duration // at most
-	rpcs           float64       // at most
-	share          float64       // at least
-	rate           float64       // at most
+	p50, p95, p99, last time.Duration // at most
+	rpcs                float64       // at most
+	share               float64       // at least
+	rate                float64       // at most
+	none                bool          // no event at all
 }
 
 // missed says what of a bound a figure does not reach, "" where it does. An
@@ -51,6 +53,9 @@ func (b bound) missed(f figure) string {
 	if b.p50 > 0 {
 		late("p50", f.P50, b.p50, 0.5)
 	}
+	if b.p95 > 0 {
+		late("p95", f.P95, b.p95, 0.95)
+	}
 	if b.p99 > 0 {
 		late("p99", f.P99, b.p99, 0.99)
 	}
@@ -66,6 +71,9 @@ func (b bound) missed(f figure) string {
 	if b.rate > 0 && (f.Rate == 0 || f.Rate > b.rate) {
 		out = append(out, "rate")
 	}
+	if b.none && (f.Samples == 0 || f.Failed > 0) {
+		out = append(out, "events")
+	}
 	return strings.Join(out, ", ")
 }
 
@@ -74,7 +82,7 @@ func (b bound) String() string {
 	for _, t := range []struct {
 		name string
 		most time.Duration
-	}{{"p50", b.p50}, {"p99", b.p99}, {"last", b.last}} {
+	}{{"p50", b.p50}, {"p95", b.p95}, {"p99", b.p99}, {"last", b.last}} {
 		if t.most > 0 {
 			out = append(out, t.name+" "+brief(t.most))
 		}
@@ -87,6 +95,9 @@ func (b bound) String() string {
 	}
 	if b.rate > 0 {
 		out = append(out, fmt.Sprintf("%g B/s", b.rate))
+	}
+	if b.none {
+		out = append(out, "none")
 	}
 	return strings.Join(out, ", ")
 }

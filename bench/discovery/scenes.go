@@ -19,6 +19,19 @@ var scenes = map[string]scene{
 	membersCrashWAN: func(s setup, f map[string]figure) error {
 		return crashMembers(s, memberlist.DefaultWANConfig, planet, f)
 	},
+	oursQuiet: quietOurs,
+	membersQuiet: func(s setup, f map[string]figure) error {
+		return quietMembers(s, memberlist.DefaultWANConfig, planet, f)
+	},
+	oursLeave: leaveOurs,
+	membersLeave: func(s setup, f map[string]figure) error {
+		return leaveMembers(s, memberlist.DefaultWANConfig, planet, f)
+	},
+	oursRestart:   restart,
+	oursPartition: partitionOurs,
+	membersPartition: func(s setup, f map[string]figure) error {
+		return partitionMembers(s, memberlist.DefaultWANConfig, planet, f)
+	},
 	oursAttack:  attackOurs,
 	stockAttack: attackStock,
 	forgedScene: forged,
