@@ -40,6 +40,7 @@ type link struct {
 	rtt    time.Duration // smoothed; 0 is unknown
 	nonce  uint64        // of the ping that is not answered yet, or 0
 	pinged time.Time
+	missed int // pings in a row without an answer
 
 	// What is to be said.
 	out     message
@@ -158,7 +159,7 @@ func (d *Detector) Hear(from identity.Key, msg []byte, now time.Time) error {
 }
 
 func (d *Detector) hear(l *link, m message, now time.Time) error {
-	l.heard = now
+	l.heard, l.missed = now, 0
 	for _, raw := range m.Contacts {
 		if err := d.take(l, raw, now); err != nil {
 			return err
@@ -202,6 +203,7 @@ func (d *Detector) take(l *link, raw []byte, now time.Time) error {
 	if m := d.ids[i]; m != nil {
 		if m.id == i {
 			delete(l.queued, m)
+			d.vouch(m, now)
 		} else {
 			d.queue(l, m, true, now)
 		}

@@ -14,7 +14,8 @@ const (
 	shortRTT   = 20 * time.Millisecond  // below it, probes are twice as frequent
 	pingBase   = 250 * time.Millisecond // and four round trips: of a ping
 	dialBase   = 500 * time.Millisecond // and eight: of a stream
-	askBase    = 300 * time.Millisecond // and four: of a neighbour's try
+	askBase    = 300 * time.Millisecond // and four: of a neighbour's word on another
+	tryBase    = 200 * time.Millisecond // and two: of such a try, so that the word is in time
 	maxRTT     = time.Second            // that is believed
 	helpers    = 3                      // neighbours asked to try
 	maxFavours = 32                     // tries for others at a time
@@ -127,6 +128,9 @@ func (d *Detector) doubt(m *member, now time.Time) {
 // overdue goes on with a probe that nothing came of.
 func (d *Detector) overdue(p *probe, now time.Time) {
 	m := p.member
+	if m.link != nil && !p.indirect {
+		m.link.missed++
+	}
 	if !m.state.live() || d.members[m.contact.Signer] != m {
 		d.end(p)
 		return
@@ -217,7 +221,7 @@ func (d *Detector) favour(l *link, a ask, now time.Time) {
 		d.tell(f, false)
 		return
 	}
-	f.deadline = now.Add(askBase + 3*d.rtt)
+	f.deadline = now.Add(tryBase + 2*d.rtt)
 	d.favours = append(d.favours, f)
 }
 
@@ -226,6 +230,19 @@ func (d *Detector) tell(f favour, ok bool) {
 	if l := d.links[f.from]; l != nil && len(l.out.Tells) < maxAsks {
 		o := d.say(l)
 		o.Tells = append(o.Tells, tell{Nonce: f.nonce, OK: ok})
+	}
+}
+
+// elsewhere takes a sign of life of a member that did not come over its stream:
+// where it keeps silent there, the stream is of no use.
+func (d *Detector) elsewhere(m *member, now time.Time) {
+	l := m.link
+	switch {
+	case l == nil:
+	case l.missed > 1:
+		d.drop(l, now)
+	default:
+		l.heard = now
 	}
 }
 
@@ -238,9 +255,7 @@ func (d *Detector) told(l *link, t tell, now time.Time) {
 		}
 		if p.asked = slices.Delete(p.asked, i, i+1); t.OK {
 			d.end(p)
-			if p.member.link != nil {
-				p.member.link.heard = now
-			}
+			d.elsewhere(p.member, now)
 		}
 		return
 	}

@@ -188,7 +188,7 @@ func (n *node) act() {
 		n.dial(w.byKey[c.Signer])
 	}
 	for _, k := range o.Drop {
-		n.unlink(w.byKey[k], true)
+		n.unlink(w.byKey[k])
 	}
 	if o.Refute != (record.Order{}) {
 		n.sign(false, o.Refute)
@@ -240,21 +240,21 @@ func (n *node) send(to *node, msg []byte) {
 		at = p.last
 	}
 	p.last = at
-	n.w.deliver(at, n, to, p, msg)
+	n.w.deliver(at, n, to, to.links[n], msg)
 }
 
-func (w *world) deliver(at time.Time, n, to *node, p *pipe, msg []byte) {
+func (w *world) deliver(at time.Time, n, to *node, back *pipe, msg []byte) {
 	w.after(at.Sub(w.now), func() {
-		if !to.up || n.links[to] != p || w.cut(n, to) {
+		if !to.up || to.links[n] != back || w.cut(n, to) {
 			return
 		}
 		if w.now.Before(to.frozen) {
-			w.deliver(to.frozen, n, to, p, msg)
+			w.deliver(to.frozen, n, to, back, msg)
 			return
 		}
 		if err := to.d.Hear(n.id, msg, w.now); err != nil {
 			w.t.Errorf("node %d hears node %d: %v", to.index, n.index, err)
-			to.unlink(n, true)
+			to.unlink(n)
 		}
 		to.act()
 	})
@@ -294,7 +294,7 @@ func (n *node) dial(to *node) {
 
 // link makes a stream between two nodes.
 func (n *node) link(to *node) {
-	if n.links[to] != nil {
+	if n.links[to] != nil && to.links[n] != nil {
 		return
 	}
 	n.links[to], to.links[n] = &pipe{}, &pipe{}
@@ -305,35 +305,31 @@ func (n *node) link(to *node) {
 }
 
 // unlink ends a stream; the other end learns of it where it can.
-func (n *node) unlink(to *node, heard bool) {
-	if n.links[to] == nil {
+func (n *node) unlink(to *node) {
+	w, p, back := n.w, n.links[to], to.links[n]
+	if p == nil {
 		return
 	}
-	p := n.links[to]
-	w := n.w
-	end := func(x, y *node) {
-		if x.up && x.links[y] == nil {
-			x.d.Unlinked(y.id, w.now)
-			x.act()
+	delete(n.links, to)
+	w.after(0, func() {
+		if n.up && n.links[to] == nil {
+			n.d.Unlinked(to.id, w.now)
+			n.act()
 		}
-	}
+	})
 	d, ok := w.delay(n, to)
-	if at := w.now.Add(d); at.Before(p.last) {
-		d = p.last.Sub(w.now)
+	if !ok {
+		return
 	}
-	w.after(0, func() { end(n, to) })
-	if back := to.links[n]; back != nil && heard && ok {
-		w.after(d+1, func() {
-			if to.links[n] == back {
-				delete(to.links, n)
-				delete(n.links, to)
-				end(to, n)
-			}
-		})
+	at := w.now.Add(d)
+	if at.Before(p.last) {
+		at = p.last
 	}
-	w.after(d+2, func() {
-		if n.links[to] == p {
-			delete(n.links, to)
+	w.after(at.Sub(w.now), func() {
+		if to.up && back != nil && to.links[n] == back {
+			delete(to.links, n)
+			to.d.Unlinked(n.id, w.now)
+			to.act()
 		}
 	})
 }
@@ -373,48 +369,4 @@ func (w *world) settled() error {
 		}
 	}
 	return nil
-}
-
-func TestSim(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		n    int
-		base func(a, b *node) time.Duration
-	}{{"lan", 200, overLAN}, {"wan", 200, overWAN}} {
-		began := time.Now()
-		w := newWorld(t, 1, c.base, 0)
-		build(w, c.n)
-		if err := w.settled(); err != nil {
-			t.Error(c.name, err)
-		}
-		links := 0
-		for _, x := range w.nodes {
-			links += len(x.links)
-		}
-		t.Logf("%s: %d events, %v real, links %.1f suspects %d, %d dials", c.name, w.handled, time.Since(began), float64(links)/float64(c.n), w.suspects, w.dials)
-		b, m := w.bytes, w.messages
-		w.run(100 * time.Second)
-		t.Logf("idle: %.1f B/s %.1f msg/s per node; suspects %d, %v real", float64(w.bytes-b)/float64(c.n)/100, float64(w.messages-m)/float64(c.n)/100, w.suspects, time.Since(began))
-		for k := range 3 {
-			victim := w.nodes[7+k]
-			at := w.now
-			var last time.Time
-			knew := 0
-			firstSus := time.Time{}
-			w.onChange = func(n *node, c Change) {
-				if c.Node == victim.id && c.Is == Suspect && firstSus.IsZero() {
-					firstSus = w.now
-				}
-				if c.Node == victim.id && c.Is == Dead {
-					last = w.now
-					knew++
-				} else if c.Is == Dead {
-					t.Errorf("node %d takes %d for dead", n.index, w.byKey[c.Node].index)
-				}
-			}
-			victim.crash()
-			w.run(30 * time.Second)
-			t.Logf("crash: first suspicion %v, last of %d %v", firstSus.Sub(at), knew, last.Sub(at))
-		}
-	}
 }

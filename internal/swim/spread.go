@@ -77,6 +77,7 @@ func (d *Detector) named(l *link, m message, now time.Time) {
 			d.want(l, i, now)
 		} else if o.id == i {
 			delete(l.queued, o)
+			d.vouch(o, now)
 		}
 	}
 	for _, i := range ids(m.Wants) {
@@ -94,7 +95,7 @@ func (d *Detector) named(l *link, m message, now time.Time) {
 			d.bulk = now.Add(bulkTime)
 			d.say(l).Buckets = d.wireSums()
 		default:
-			d.sooner(now)
+			d.sooner(compareSoon, now)
 		}
 	}
 	if len(m.Buckets) > 0 {
@@ -105,13 +106,13 @@ func (d *Detector) named(l *link, m message, now time.Time) {
 	}
 	if len(m.Contacts) > maxContacts/4 {
 		d.bulk = now.Add(bulkTime)
-		d.sooner(now)
+		d.sooner(compareSoon, now)
 	}
 }
 
 // sooner has tables compared soon.
-func (d *Detector) sooner(now time.Time) {
-	if at := now.Add(d.vary(compareSoon)); at.Before(d.syncing) {
+func (d *Detector) sooner(span time.Duration, now time.Time) {
+	if at := now.Add(d.vary(span)); at.Before(d.syncing) {
 		d.syncing = at
 	}
 }
@@ -147,7 +148,11 @@ func (d *Detector) compare(now time.Time) {
 	if now.Before(d.syncing) {
 		return
 	}
-	d.syncing = now.Add(d.vary(compareEvery))
+	every := compareEvery
+	if d.dead > 0 && !d.returned.IsZero() && now.Sub(d.returned) < healTime {
+		every = healEvery
+	}
+	d.syncing = now.Add(d.vary(every))
 	if len(d.list) > 0 && !d.leaving() {
 		l := d.list[d.cfg.Rand.IntN(len(d.list))]
 		d.say(l).Sum = d.sum[:]
@@ -220,17 +225,22 @@ func (d *Detector) listed(l *link, about uint64, theirs []id, now time.Time) {
 			d.want(l, i, now)
 		case m.state == Left:
 			d.queue(l, m, true, now)
-		case m.state == Dead && m.id == i && len(l.accuses) < accusalBurst/2:
-			d.accuseTo(l, d.suspicion(i))
+		case m.state == Dead && m.id == i:
+			if d.vouch(m, now); m.state == Dead && now.Sub(d.returned) > healTime && len(l.accuses) < accusalBurst/2 {
+				d.accuseTo(l, d.suspicion(i))
+			}
 		}
 	}
 	for b := range buckets {
 		if about>>b&1 == 1 {
 			d.inBucket(b, func(m *member) {
 				if !has[m.id] {
-					d.queue(l, m, true, now)
+					d.queue(l, m, false, now)
 				}
 			})
 		}
+	}
+	if len(l.names) > 0 {
+		l.namesAt = now
 	}
 }

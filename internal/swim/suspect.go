@@ -134,8 +134,32 @@ func (d *Detector) become(m *member, s State, now time.Time) {
 	was := m.state
 	d.enter(m, s)
 	m.since = now
+	if s == Dead {
+		m.died = now
+	}
 	d.changes = append(d.changes, Change{m.contact.Signer, was, s, *m.contact})
 	d.tending = now
+}
+
+// How parts of a network that was cut come together again.
+const (
+	healTime  = 15 * time.Second // in which tables are compared more often
+	healEvery = 1500 * time.Millisecond
+	backTime  = time.Minute // in which neighbours can vouch for the dead, after one of these is back
+)
+
+// vouch revives a dead member on the word of a neighbour, if another one has just
+// turned out not to be dead: that both were lost may have been the fault of this
+// node or of its part of the network. Otherwise everybody would have to sign a
+// new contact whenever one node was cut off. Nobody is revived twice so, and who
+// is revived wrongly is accused by the neighbours that know better.
+func (d *Detector) vouch(m *member, now time.Time) {
+	if m.state != Dead || m.vouched || d.returned.IsZero() || now.Sub(d.returned) > backTime ||
+		now.Sub(m.died) > recent || m.died.After(d.returned) {
+		return
+	}
+	m.vouched, m.accusers = true, nil
+	d.become(m, Alive, now)
 }
 
 // Learn takes a verified contact that came another way: from the LAN or the
@@ -180,8 +204,18 @@ func (d *Detector) learn(c *record.Contact, from *link, now time.Time) bool {
 	}
 	d.replace(m, c)
 	m.accusers = nil
+	if m.probe != nil {
+		d.end(m.probe) // it has just shown that it is there
+	}
+	if from == nil || from.member != m {
+		d.elsewhere(m, now)
+	}
 	if is != was {
 		d.become(m, is, now)
+		if was == Dead {
+			d.returned = now
+			d.sooner(healEvery, now)
+		}
 	} else if changed {
 		d.changes = append(d.changes, Change{c.Signer, was, is, *c})
 	}

@@ -163,6 +163,7 @@ type Detector struct {
 	due      time.Time // the last Output.Next
 	probing  time.Time // when the next probe is due
 	syncing  time.Time // … the next comparison of tables
+	returned time.Time // when a dead member last showed that it is not
 	bulk     time.Time // until when a neighbour is expected to send its whole table
 	tending  time.Time // when to look after the neighbours
 	meeting  time.Time // … to try a dead node

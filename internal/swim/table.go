@@ -42,6 +42,8 @@ type member struct {
 	judged    time.Time      // the same, for the judgement: see Detector.wake
 	accusers  []identity.Key // different ones
 	refuted   time.Time      // when it last refuted
+	died      time.Time      // when it was last taken for dead
+	vouched   bool           // others' word has revived it with this contact
 	tried     time.Time      // when a dial was last asked for
 
 	news     pace // of its contacts
@@ -167,7 +169,7 @@ func (t *table) replace(m *member, c *record.Contact) {
 		t.toggle(c.Signer, m.id)
 	}
 	t.forget(m.past, m)
-	m.past, m.id, m.contact = m.id, idOf(c.Raw), c
+	m.past, m.id, m.contact, m.vouched = m.id, idOf(c.Raw), c, false
 	t.ids[m.id] = m
 	if m.state.live() {
 		t.toggle(c.Signer, m.id)
