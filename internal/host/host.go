@@ -9,6 +9,14 @@
 //	/cell/<first 16 hex digits of the network id>/<name>
 //
 // so that nodes of two networks may connect but have nothing to say.
+//
+// A node that strangers do not reach has places at relays, and an address at
+// each: /ip4/…/udp/…/quic-v1/p2p/<relay>/p2p-circuit. What goes over a relay is
+// QUIC again, each packet (1 to 1500 bytes) behind its length (2 bytes, big
+// endian) in the stream that the relay passes on. Two protocols turn such a
+// connection into a direct one: on punch/1 each node says one meeting, at most
+// 585 bytes, on seen/1 a relay answers an empty question with an address behind
+// its length (1 byte), at most 97 bytes.
 package host
 
 import (

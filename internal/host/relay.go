@@ -2,11 +2,14 @@ package host
 
 import (
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	circuitpb "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
 	circuitv2 "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
@@ -28,6 +31,8 @@ const (
 	relayBurst       = 256       // circuits opened at once after a quiet time
 	relayPace        = 2         // circuits opened a second after that
 	relayBuffer      = 4 << 10   // bytes for each direction of a circuit
+
+	relayIdentify = 3 * time.Second // for a node that asks for a place to say what it speaks
 )
 
 // volunteer relays for others while it is told to.
@@ -79,8 +84,12 @@ func (v *volunteer) set(on bool) (changed bool, err error) {
 // that have a place.
 const relayGuestTag = "relay guest"
 
-// AllowReserve implements libp2p's filter: who has a place keeps its connection.
+// AllowReserve implements libp2p's filter: places are for nodes of this network,
+// as far as they say so, and who has one keeps its connection.
 func (v *volunteer) AllowReserve(id peer.ID, _ ma.Multiaddr) bool {
+	if !v.host.speaks(id) {
+		return false
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
@@ -96,6 +105,20 @@ func (v *volunteer) AllowReserve(id peer.ID, _ ma.Multiaddr) bool {
 	v.places[id] = now.Add(relayPlaceLife)
 	v.host.ConnManager().Protect(id, relayGuestTag)
 	return true
+}
+
+// speaks reports whether a peer that is connected says in identify that it has a
+// protocol of this host's network.
+func (h *Host) speaks(id peer.ID) bool {
+	patience := time.After(relayIdentify)
+	for _, c := range h.Network().ConnsToPeer(id) {
+		select {
+		case <-h.nat.basic.IDService().IdentifyWait(c):
+		case <-patience:
+		}
+	}
+	all, _ := h.Peerstore().GetProtocols(id)
+	return slices.ContainsFunc(all, func(p protocol.ID) bool { return strings.HasPrefix(string(p), string(Prefix(h.network))+"/") })
 }
 
 // AllowConnect implements libp2p's filter: circuits are opened at a bounded pace.
