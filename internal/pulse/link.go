@@ -18,9 +18,8 @@ import (
 const (
 	MaxLinks     = 96              // streams
 	maxGuests    = 48              // of these, to nodes that this one did not choose
-	maxStrangers = 32              // of these, to nodes with which no rows are exchanged
 	writeTimeout = 5 * time.Second // of one message
-	greeting     = 5 * time.Second // until the first message; beyond maxStrangers, until a wanted row
+	greeting     = 5 * time.Second // until the first message, and for which a guest is sure of his place
 	silence      = 2 * time.Minute // without a message, after which a neighbour is gone; membership knows earlier
 	crossing     = 5 * time.Second // after which a second stream is no accident: it replaces the first
 	stale        = time.Second     // without a message, after which a stream is that of a former life

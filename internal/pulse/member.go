@@ -14,10 +14,11 @@ import (
 
 // How a node presents itself.
 const (
-	contactRefresh = 8 * time.Hour // after which an unchanged contact is signed anew
-	contactGap     = time.Second   // between two contacts, unless one refutes a suspicion
-	maxRefutes     = 4             // in one go
-	maxRefusals    = 64            // that wait to be told
+	contactRefresh = 8 * time.Hour          // after which an unchanged contact is signed anew
+	contactGap     = time.Second            // between two contacts, unless one refutes a suspicion
+	farewell       = 100 * time.Millisecond // in which a goodbye is said
+	maxRefutes     = 4                      // in one go
+	maxRefusals    = 64                     // that wait to be told
 )
 
 // Members returns every other node that is known, the dead of late included.
@@ -187,7 +188,13 @@ func (p *Pulse) depart() {
 		p.presentLocked(record.ContactOffer{Left: true}, record.Order{}, now)
 	}
 	p.mu.Unlock()
-	p.step(now)
+	for end := now.Add(farewell); ; { // membership does not say everything in one go
+		_, next := p.step(time.Now())
+		if next.After(end) {
+			return
+		}
+		time.Sleep(max(time.Until(next), farewell/10))
+	}
 }
 
 // presentLocked signs a contact above an order, and reports whether it could.
