@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/kad"
 	ma "github.com/multiformats/go-multiaddr"
@@ -40,6 +41,7 @@ type Settings struct {
 	Mode      string           // one of the Mode constants; default auto
 	Only      bool             // bootstrap_only: a member of the DHT and relay for others, no cells
 	LAN       LANSettings
+	Reach     ReachSettings
 	Author    identity.Key      // default author where his key is elsewhere; zero: the key on this machine
 	Authors   identity.Petnames // [authors]: names that this operator gave
 	Hosts     []identity.Key    // [trust] hosts: authors whose code may run here, besides his own
@@ -55,6 +57,14 @@ type LANSettings struct {
 
 	Multicast bool // default true; without it only Directed nodes are told
 	Unicast   int  // this node's own UDP port, for others to direct packets to; default 0: any free one
+}
+
+// ReachSettings are [reach]: how others reach this node from outside.
+type ReachSettings struct {
+	Public   string   // auto finds out; yes or no where the operator knows better
+	Announce []string // multiaddrs to tell others besides those that are found: a port that a router was told to pass on
+	PortMap  bool     // ask the router for a port (UPnP, NAT-PMP); default true on the public network
+	Relay    string   // whether to relay for others: auto (while strangers reach this node), on or off
 }
 
 // Setting is one choice in text form.
@@ -79,6 +89,12 @@ type settingsFile struct {
 		Unicast   *int             `toml:"unicast"`
 		Directed  []netip.AddrPort `toml:"directed"`
 	} `toml:"lan"`
+	Reach struct {
+		Public   *reachText  `toml:"public"`
+		Announce []addrText  `toml:"announce"`
+		PortMap  *bool       `toml:"portmap"`
+		Relay    *switchText `toml:"relay"`
+	} `toml:"reach"`
 	Author  *identity.Key           `toml:"author"`
 	Authors map[string]identity.Key `toml:"authors"`
 	Trust   struct {
@@ -96,6 +112,7 @@ func DefaultSettings() Settings {
 		Bootstrap: []string{DefaultBootstrap},
 		Mode:      ModeAuto,
 		LAN:       LANSettings{Enabled: true, Port: 9067, Multicast: true},
+		Reach:     ReachSettings{Public: "auto", PortMap: true, Relay: "auto"},
 		Authors:   identity.Petnames{},
 		origins:   map[string]string{},
 	}
@@ -184,6 +201,18 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 	if from("lan.directed", t.LAN.Directed != nil) {
 		s.LAN.Directed = t.LAN.Directed
 	}
+	if from("reach.public", t.Reach.Public != nil) {
+		s.Reach.Public = t.Reach.Public.word
+	}
+	if from("reach.announce", t.Reach.Announce != nil) {
+		s.Reach.Announce = texts(t.Reach.Announce)
+	}
+	if from("reach.portmap", t.Reach.PortMap != nil) {
+		s.Reach.PortMap = *t.Reach.PortMap
+	}
+	if from("reach.relay", t.Reach.Relay != nil) {
+		s.Reach.Relay = t.Reach.Relay.word
+	}
 	if from("author", t.Author != nil) {
 		s.Author = *t.Author
 	}
@@ -269,6 +298,10 @@ func (s Settings) Value(key string) any {
 		return s.LAN.Multicast
 	case "lan.unicast":
 		return s.LAN.Unicast
+	case "reach.announce":
+		return s.Reach.Announce
+	case "reach.portmap":
+		return s.Reach.PortMap
 	}
 	for _, l := range s.List() {
 		if l.Key == key && key == "lan.directed" {
@@ -282,6 +315,9 @@ func (s Settings) Value(key string) any {
 
 // settle fills defaults that depend on other choices.
 func (s *Settings) settle() {
+	if s.origins["reach.portmap"] == "" {
+		s.Reach.PortMap = !s.Network.Private()
+	}
 	if s.origins["bootstrap"] == "" {
 		s.Bootstrap = []string{DefaultBootstrap}
 		if s.Network.Private() { // the public seeds know nothing of it
@@ -292,7 +328,8 @@ func (s *Settings) settle() {
 
 // Keys are the keys of the settings that have a single value, in the order in
 // which they are shown. Petnames and trusted authors have commands of their own.
-var Keys = []string{"network", "listen", "bootstrap", "spores", "mode", "bootstrap_only", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed", "author"}
+var Keys = []string{"network", "listen", "bootstrap", "spores", "mode", "bootstrap_only", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed",
+	"reach.public", "reach.announce", "reach.portmap", "reach.relay", "author"}
 
 // ErrNoKey says that no setting has this key.
 var ErrNoKey = errors.New("no such setting")
@@ -339,6 +376,18 @@ func (s *Settings) Set(key, value, origin string) error {
 			}
 			s.LAN.Directed = append(s.LAN.Directed, a)
 		}
+	case "reach.public":
+		var t reachText
+		err = t.UnmarshalText([]byte(value))
+		s.Reach.Public = t.word
+	case "reach.announce":
+		s.Reach.Announce, err = parseAddrs(value)
+	case "reach.portmap":
+		s.Reach.PortMap, err = parseSwitch(value)
+	case "reach.relay":
+		var t switchText
+		err = t.UnmarshalText([]byte(value))
+		s.Reach.Relay = t.word
 	case "author":
 		s.Author, err = s.key(value)
 	default:
@@ -378,6 +427,8 @@ func (s Settings) List() []Setting {
 		"spores": strings.Join(s.Spores, ","), "mode": s.Mode, "bootstrap_only": strconv.FormatBool(s.Only), "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
 		"lan.multicast": strconv.FormatBool(s.LAN.Multicast), "lan.unicast": strconv.Itoa(s.LAN.Unicast),
 		"lan.directed": strings.Join(directed, ","), "author": author,
+		"reach.public": s.Reach.Public, "reach.announce": strings.Join(s.Reach.Announce, ","),
+		"reach.portmap": strconv.FormatBool(s.Reach.PortMap), "reach.relay": s.Reach.Relay,
 	}
 	list := make([]Setting, len(Keys))
 	for i, key := range Keys {
@@ -487,6 +538,24 @@ func (s *sporesText) UnmarshalText(b []byte) error {
 	s.text = string(b)
 	_, err := parseHintSource(s.text)
 	return err
+}
+
+type reachText struct{ word string }
+
+func (r *reachText) UnmarshalText(b []byte) error {
+	if r.word = string(b); r.word != "auto" && r.word != host.Yes && r.word != host.No {
+		return fmt.Errorf("bad value %q: it is auto, yes or no", b)
+	}
+	return nil
+}
+
+type switchText struct{ word string }
+
+func (s *switchText) UnmarshalText(b []byte) error {
+	if s.word = string(b); s.word != string(host.Auto) && s.word != string(host.On) && s.word != string(host.Off) {
+		return fmt.Errorf("bad value %q: it is auto, on or off", b)
+	}
+	return nil
 }
 
 type networkText struct{ network identity.Network }
