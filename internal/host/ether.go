@@ -1,20 +1,15 @@
 package host
 
 import (
-	"context"
 	"encoding/binary"
-	"math"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/quic-go/quic-go"
 )
 
@@ -59,25 +54,16 @@ func etherMultiaddr(a netip.AddrPort) ma.Multiaddr {
 	return m
 }
 
-func (e *ether) addr() ma.Multiaddr { return etherMultiaddr(netip.AddrPortFrom(etherAddr(0), 1)) }
+// at is this node's own end.
+func (e *ether) at() netip.AddrPort { return netip.AddrPortFrom(etherAddr(0), 1) }
 
-// attach gives a stream an address and reads from it until it ends.
-func (e *ether) attach(conn manet.Conn, dir network.Direction, scope network.ConnManagementScope) *circuit {
-	c := &circuit{ether: e, conn: conn, dir: dir, scope: scope, limit: math.MaxInt64}
-	if s, ok := conn.(network.ConnStat); ok {
-		if n, ok := s.Stat().Extra[client.StatLimitData].(uint64); ok && n > 0 && n < math.MaxInt64 {
-			c.limit = int64(n)
-		}
-	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.opened, c.proven = context.WithCancel(c.ctx)
+// add gives a circuit an address.
+func (e *ether) add(c *circuit) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.last++
 	c.at = netip.AddrPortFrom(etherAddr(e.last), 1)
 	e.circuits[c.at] = c
-	e.mu.Unlock()
-	go c.receive()
-	return c
 }
 
 func (e *ether) detach(c *circuit) {
@@ -156,7 +142,7 @@ func (e *ether) Close() error {
 
 // LocalAddr implements [net.PacketConn].
 func (e *ether) LocalAddr() net.Addr {
-	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(etherAddr(0), 1))
+	return net.UDPAddrFromAddrPort(e.at())
 }
 
 // SetReadDeadline implements [net.PacketConn].

@@ -43,7 +43,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -237,10 +236,10 @@ func (h *Host) build(c Config) error {
 		return fmt.Errorf("open host: %w", err)
 	}
 	h.closers = append(h.closers, h.swarm.Peerstore().Close, h.swarm.Close)
-	if h.circuits, err = newCircuits(key, limits); err != nil {
+	if h.circuits, err = newCircuits(h, key, limits); err != nil {
 		return fmt.Errorf("open host: %w", err)
 	}
-	h.closers = slices.Insert(h.closers, len(h.closers)-1, h.circuits.Close)
+	h.closers = slices.Insert(h.closers, len(h.closers)-1, h.circuits.end)
 
 	manager, err := connmgr.NewConnManager(c.LowWater, c.HighWater, connmgr.WithGracePeriod(gracePeriod))
 	if err != nil {
@@ -277,11 +276,7 @@ func (h *Host) build(c Config) error {
 	// time limit for each, that the protocols go.
 	h.closers = append(h.closers, basic.Close, h.swarm.Close)
 
-	relays, err := client.New(eager{h}, h.circuits)
-	if err == nil {
-		err = h.swarm.AddTransport(relays)
-	}
-	if err != nil {
+	if err := h.swarm.AddTransport(h.circuits); err != nil {
 		return fmt.Errorf("open host: %w", err)
 	}
 	if n := h.nat; n != nil {
@@ -296,7 +291,6 @@ func (h *Host) build(c Config) error {
 		if err := h.swarm.AddListenAddr(ma.StringCast("/p2p-circuit")); err != nil {
 			return fmt.Errorf("%w on relays: %w", ErrListen, err)
 		}
-		relays.Start()
 		n.ready.Store(true)
 	}
 	if err := h.listen(c.Listen); err != nil {

@@ -233,10 +233,13 @@ func TestReachedOverRelaysAndDirectly(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := 2
-				if *many {
+				switch {
+				case *many:
 					n = 5
+				case tc.direct == 0:
+					n = 1
 				}
-				p := newPlanet(t, 5, Config{})
+				p := newPlanet(t, 2+n, Config{})
 				var as, bs []*Host
 				for range n {
 					if tc.a == nil {

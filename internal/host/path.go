@@ -8,7 +8,6 @@ import (
 	"cell.network/cell/internal/identity"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/quic-go/quic-go"
 )
 
@@ -78,7 +77,7 @@ func (h *Host) Superseded(c network.Conn) bool {
 type Circuit struct {
 	Relay identity.Key
 	Left  int64     // bytes to the peer
-	Until time.Time // then the relay ends it
+	Until time.Time // then the relay ends it; zero where it does not
 }
 
 // CircuitOf returns what is left of a relayed connection; it is not ok for a
@@ -90,10 +89,9 @@ func CircuitOf(c network.Conn) (Circuit, bool) {
 		return Circuit{}, false
 	}
 	key, _ := KeyOf(relay)
-	out := Circuit{Relay: key, Left: max(0, conn.circuit.limit-conn.circuit.sent.Load())}
-	stat := c.Stat()
-	if d, ok := stat.Extra[client.StatLimitDuration].(time.Duration); ok && d > 0 {
-		out.Until = stat.Opened.Add(d)
+	out := Circuit{Relay: key, Left: max(0, conn.circuit.limit.Load()-conn.circuit.sent.Load())}
+	if at := conn.circuit.until.Load(); at > 0 {
+		out.Until = time.Unix(0, at)
 	}
 	return out, true
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -163,11 +164,17 @@ func TestOnePlace(t *testing.T) {
 	}
 }
 
-// streamConn makes a stream in memory look like one that a relay brings.
-type streamConn struct{ net.Conn }
+// memStream makes a stream in memory look like one that a relay brings.
+type memStream struct {
+	network.Stream
+	c net.Conn
+}
 
-func (streamConn) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/1.2.3.4/udp/1/quic-v1") }
-func (streamConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/1.2.3.4/udp/1/quic-v1") }
+func (s memStream) Read(b []byte) (int, error)         { return s.c.Read(b) }
+func (s memStream) Write(b []byte) (int, error)        { return s.c.Write(b) }
+func (s memStream) Reset() error                       { return s.c.Close() }
+func (s memStream) SetReadDeadline(t time.Time) error  { return s.c.SetReadDeadline(t) }
+func (s memStream) SetWriteDeadline(t time.Time) error { return s.c.SetWriteDeadline(t) }
 
 // What is on a circuit comes from strangers: the relay or the peer.
 func TestHostileCircuits(t *testing.T) {
@@ -176,7 +183,7 @@ func TestHostileCircuits(t *testing.T) {
 	} {
 		e := newEther()
 		far, near := sim.Pipe()
-		c := e.attach(streamConn{near}, network.DirInbound, &network.NullScope{})
+		c := e.attach(memStream{c: near}, nil, network.DirInbound, &network.NullScope{})
 		if _, err := far.Write(raw); err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +206,7 @@ func TestCircuitBounds(t *testing.T) {
 	e := newEther()
 	defer e.Close()
 	far, near := sim.Pipe()
-	c := e.attach(streamConn{near}, network.DirInbound, &network.NullScope{})
+	c := e.attach(memStream{c: near}, nil, network.DirInbound, &network.NullScope{})
 	for range 4 * circuitQueue {
 		if _, err := far.Write([]byte{0, 1, 7}); err != nil {
 			t.Fatal(err)
@@ -220,7 +227,7 @@ func TestCircuitBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.limit = 10
+	c.limit.Store(10)
 	if _, err := e.WriteTo(make([]byte, 8), net.UDPAddrFromAddrPort(c.at)); err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +236,7 @@ func TestCircuitBounds(t *testing.T) {
 	}
 	_, _ = e.WriteTo(make([]byte, 8), net.UDPAddrFromAddrPort(c.at))
 	<-c.ctx.Done()
-	if !c.spent.Load() {
+	if !errors.Is(context.Cause(c.ctx), errSpent) {
 		t.Error("not spent")
 	}
 	_, _ = e.WriteTo(make([]byte, 8), net.UDPAddrFromAddrPort(c.at)) // to nobody
