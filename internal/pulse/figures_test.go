@@ -11,6 +11,7 @@ import (
 
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/sim"
+	"cell.network/cell/internal/swim"
 )
 
 var figures = flag.Bool("figures", false, "measure 20 and 30 nodes, too")
@@ -195,5 +196,8 @@ func TestFiguresOfMembers(t *testing.T) {
 			t.Error("more than 150")
 		}
 		w.wantNoDeath()
+		dead := w.nodes[nodes/2]
+		dead.kill()
+		w.until(8*time.Second, "all know of a death", func() bool { return w.all(dead.key(), swim.Dead, dead) })
 	})
 }
