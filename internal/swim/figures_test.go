@@ -53,7 +53,7 @@ func TestCrash(t *testing.T) {
 				}
 			}
 			victim.crash()
-			w.run(25 * time.Second)
+			w.run(15 * time.Second)
 			if alive := w.alive(); len(knew) != alive {
 				t.Errorf("%s: %d of %d know of the death of node %d", c.name, len(knew), alive, victim.index)
 			}

@@ -11,7 +11,7 @@ import (
 // trip more, the second time after two: two losses in a row are no failure.
 const (
 	firstRTT   = 200 * time.Millisecond // before anything was measured
-	shortRTT   = 20 * time.Millisecond  // below it, probes are twice as frequent
+	shortRTT   = 20 * time.Millisecond  // below it, probes are three times as frequent
 	pingBase   = 250 * time.Millisecond // and four round trips: of a ping
 	dialBase   = 500 * time.Millisecond // and eight: of a stream
 	askBase    = 300 * time.Millisecond // and four: of a neighbour's word on another
@@ -74,7 +74,7 @@ func (d *Detector) probe(now time.Time) {
 	d.measure()
 	period := d.cfg.Period
 	if d.rtt < shortRTT {
-		period /= 2
+		period /= 3
 	}
 	period = d.vary(d.scaled(period))
 	var oldest *link

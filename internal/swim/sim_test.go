@@ -39,7 +39,7 @@ type world struct {
 	opened map[id]*record.Contact // the work of all nodes together
 
 	onChange func(n *node, c Change)
-	false    int // live nodes taken for dead by live ones that could hear them
+	junk     func(n, from *node, err error)
 	suspects int
 	bytes    int // of messages
 	messages int
@@ -120,9 +120,11 @@ func overWAN(a, b *node) time.Duration {
 func overLAN(a, b *node) time.Duration { return 500 * time.Microsecond }
 
 func newWorld(t testing.TB, seed uint64, base func(a, b *node) time.Duration, loss float64) *world {
-	return &world{t: t, seed: seed, now: epoch, rng: rand.New(rand.NewPCG(seed, 5)), loss: loss, base: base,
+	w := &world{t: t, seed: seed, now: epoch, rng: rand.New(rand.NewPCG(seed, 5)), loss: loss, base: base,
 		cut: func(a, b *node) bool { return false }, byKey: map[identity.Key]*node{}, opened: map[id]*record.Contact{},
 		onChange: func(*node, Change) {}}
+	w.junk = func(n, from *node, err error) { t.Errorf("node %d hears node %d: %v", n.index, from.index, err) }
+	return w
 }
 
 func (w *world) open(raw []byte, now time.Time) (*record.Contact, error) {
@@ -253,7 +255,7 @@ func (w *world) deliver(at time.Time, n, to *node, back *pipe, msg []byte) {
 			return
 		}
 		if err := to.d.Hear(n.id, msg, w.now); err != nil {
-			w.t.Errorf("node %d hears node %d: %v", to.index, n.index, err)
+			w.junk(to, n, err)
 			to.unlink(n)
 		}
 		to.act()

@@ -74,6 +74,9 @@ func (d *Detector) accuseTo(l *link, a accusal) {
 func (d *Detector) accused(l *link, a accusal, now time.Time) error {
 	i := id(a.ID)
 	if slices.Contains(d.mine, i) {
+		if a.Accuser == l.node && i == d.me.id && !d.slandered(l, now) {
+			return fmt.Errorf("%w: one suspicion too many, over a stream that works", ErrMessage)
+		}
 		d.defend(l, i, now)
 		return nil
 	}
@@ -99,6 +102,28 @@ func (d *Detector) accused(l *link, a accusal, now time.Time) error {
 	by.accusals.spend(accusalRate, accusalBurst, now)
 	d.suspect(m, a, l, now)
 	return nil
+}
+
+// A neighbour whose own words and no others reach this node may suspect it this
+// often at once, and once in a minute. Those that others pass on they have counted.
+const (
+	slanderBurst = 4
+	slanderRate  = 1.0 / 60
+	maxSlander   = 256 // neighbours for which that is counted
+)
+
+// slandered counts a neighbour's suspicion of this node, and reports whether it
+// is to be borne.
+func (d *Detector) slandered(l *link, now time.Time) bool {
+	p := d.slander[l.node]
+	if p == nil {
+		if len(d.slander) >= maxSlander {
+			clear(d.slander)
+		}
+		p = &pace{}
+		d.slander[l.node] = p
+	}
+	return p.spend(slanderRate, slanderBurst, now)
 }
 
 // defend answers a suspicion of this node.
@@ -145,7 +170,8 @@ func (d *Detector) become(m *member, s State, now time.Time) {
 const (
 	healTime  = 15 * time.Second // in which tables are compared more often
 	healEvery = 1500 * time.Millisecond
-	backTime  = time.Minute // in which neighbours can vouch for the dead, after one of these is back
+	backTime  = time.Minute     // in which neighbours can vouch for the dead, after one of these is back
+	accord    = 5 * time.Second // after a death, until all agree on it
 )
 
 // vouch revives a dead member on the word of a neighbour, if another one has just
@@ -155,7 +181,7 @@ const (
 // is revived wrongly is accused by the neighbours that know better.
 func (d *Detector) vouch(m *member, now time.Time) {
 	if m.state != Dead || m.vouched || d.returned.IsZero() || now.Sub(d.returned) > backTime ||
-		now.Sub(m.died) > recent || m.died.After(d.returned) {
+		now.Sub(m.died) > recent || d.returned.Sub(m.died) < accord {
 		return
 	}
 	m.vouched, m.accusers = true, nil

@@ -88,7 +88,7 @@ type Config struct {
 	Sign func(msg []byte) []byte
 
 	Rand       *rand.Rand
-	Period     time.Duration // between two probes, default 1 s; half of it where round trips are short
+	Period     time.Duration // between two probes, default 1 s; a third of it where round trips are short
 	MaxMembers int           // of the table, default 4096
 
 	// Group names the part of the address space that a node lives in, such as its
@@ -141,6 +141,7 @@ type Detector struct {
 	mine    []id         // of own contacts, newest first
 	refute  record.Order // that an own contact must exceed, or zero
 	refutes pace
+	slander map[identity.Key]*pace
 	haste   pace // of contacts sent to all neighbours at once
 	health  int  // Lifeguard's: 0 is well
 
@@ -188,7 +189,7 @@ func New(c Config) *Detector {
 			return &o, err
 		}
 	}
-	return &Detector{cfg: c, table: newTable(), me: &member{}, links: make(map[identity.Key]*link), wanted: make(map[id]time.Time), rtt: firstRTT}
+	return &Detector{cfg: c, table: newTable(), me: &member{}, slander: make(map[identity.Key]*pace), links: make(map[identity.Key]*link), wanted: make(map[id]time.Time), rtt: firstRTT}
 }
 
 // Own gives the newest contact of this node, for others. A goodbye is the last one.

@@ -22,8 +22,8 @@ const (
 const (
 	newsBurst    = 8
 	newsRate     = 0.1 // a second
-	accusalBurst = 64
-	accusalRate  = 0.2
+	accusalBurst = 16  // of one accuser
+	accusalRate  = 0.02
 )
 
 // member is what is known of one node.
