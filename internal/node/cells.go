@@ -12,7 +12,7 @@ import (
 // Cells lists the cells that this node has code or replicas of, or was told
 // about, with what it knows of them on all hosts.
 func (n *Node) Cells() []CellStatus {
-	rows := n.rows()
+	rows := n.pulse.Rows()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	sifted := n.siftLocked(rows, time.Now())
