@@ -14,7 +14,9 @@ const (
 	// relayDelay is the head start of direct addresses over relayed ones: enough
 	// for a LAN. Who is reached directly for sure has no relayed ones.
 	relayDelay = 20 * time.Millisecond
-	// relayNext is when the next relay is tried.
+	// relaysAtOnce are dialled over together: the nearer wins, and one may be dead.
+	relaysAtOnce = 2
+	// relayNext is when another one is tried after that.
 	relayNext = 250 * time.Millisecond
 )
 
@@ -39,7 +41,7 @@ func (h *Host) rank(addrs []ma.Multiaddr) []network.AddrDelay {
 		delay = relayDelay
 	}
 	for i, a := range relayed {
-		out = append(out, network.AddrDelay{Addr: a, Delay: delay + time.Duration(i)*relayNext})
+		out = append(out, network.AddrDelay{Addr: a, Delay: delay + time.Duration(i/relaysAtOnce)*relayNext})
 	}
 	return out
 }
