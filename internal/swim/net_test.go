@@ -20,7 +20,7 @@ func TestLeave(t *testing.T) {
 				if c.Node == leaver.id && c.Is == Left {
 					knew++
 					all = append(all, w.now.Sub(at))
-				} else if c.Is != Alive {
+				} else if c.Is == Dead {
 					t.Errorf("node %d: node %d is %v", n.index, w.byKey[c.Node].index, c.Is)
 				}
 			}

@@ -9,12 +9,12 @@ import (
 	"cell.network/cell/internal/record"
 )
 
-// How long a suspect has to refute: at least refuteBase and six round trips, for
+// How long a suspect has to refute: at least refuteBase and four round trips, for
 // there and back through the whole network, and up to loneFactor times as long
 // while only one node accuses it.
 const (
 	refuteBase = time.Second
-	refuteMax  = 4 * time.Second // the least, however slow the network
+	refuteMax  = 3 * time.Second // the least, however slow the network
 	loneFactor = 3
 	confirms   = 3         // more accusers, after which it has no more than the least
 	amnesty    = time.Hour // in which a node that has refuted is not accused because it cannot be dialled
@@ -22,7 +22,7 @@ const (
 
 // patience returns for how long a suspect may still refute since suspicion began.
 func (d *Detector) patience(m *member) time.Duration {
-	least := min(refuteBase+6*d.rtt, refuteMax)
+	least := min(refuteBase+4*d.rtt, refuteMax)
 	most := loneFactor * least
 	k := min(confirms, d.live-2) // others that could confirm
 	if n := len(m.accusers) - 1; k > 0 && n < k {
