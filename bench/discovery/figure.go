@@ -16,6 +16,7 @@ type figure struct {
 	CPU      time.Duration // real, of all nodes, per operation; 0: not counted
 	Share    float64       // of what should be so that was, 0 to 1, where the row is about that
 	Rate     float64       // bytes per second and node, where the row is about that
+	Ratio    float64       // of two times, where the row is about that
 	Note     string        // what else there is to know
 }
 

@@ -26,6 +26,7 @@ type side struct {
 	CPU     float64 `json:"cpu_us,omitempty"`
 	Share   float64 `json:"share,omitempty"`
 	Rate    float64 `json:"bytes_per_s,omitempty"`
+	Ratio   float64 `json:"ratio,omitempty"`
 	Note    string  `json:"note,omitempty"`
 	Error   string  `json:"error,omitempty"` // why there is nothing to show
 }
@@ -127,7 +128,7 @@ func measure(ctx context.Context, s setup, only *regexp.Regexp, file string, out
 func sideOf(f figure, why string) side {
 	ms := func(d time.Duration) float64 { return float64(d/time.Microsecond) / 1000 }
 	return side{
-		f.Samples, f.Failed, ms(f.P50), ms(f.P95), ms(f.P99), ms(f.Max), f.RPCs, float64(f.CPU) / 1000, f.Share, f.Rate, f.Note, why,
+		f.Samples, f.Failed, ms(f.P50), ms(f.P95), ms(f.P99), ms(f.Max), f.RPCs, float64(f.CPU) / 1000, f.Share, f.Rate, f.Ratio, f.Note, why,
 	}
 }
 
@@ -180,6 +181,8 @@ func columns(u unit, f figure, why string) string {
 		return "?\t-\t-\t-\t-"
 	case u == share:
 		return percent(f.Share) + "\t-\t-\t" + count(f.RPCs) + "\t" + cpu(f)
+	case u == ratio:
+		return fmt.Sprintf("%.2fx\t-\t-\t-\t%s", f.Ratio, cpu(f))
 	case u == events:
 		return fmt.Sprintf("%d\t-\t-\t-\t-", f.Failed)
 	case u == traffic:

@@ -28,6 +28,7 @@ const (
 	share               // of what should be so that was
 	traffic             // bytes per second and node
 	events              // that should not happen, counted in Failed
+	ratio               // of two times
 )
 
 // bound is what is to be reached; what is zero is not asked for.
@@ -37,6 +38,7 @@ type bound struct {
 	share               float64       // at least
 	rate                float64       // at most
 	none                bool          // no event at all
+	ratio               float64       // at most
 }
 
 // missed says what of a bound a figure does not reach, "" where it does. An
@@ -71,6 +73,9 @@ func (b bound) missed(f figure) string {
 	if b.rate > 0 && (f.Rate == 0 || f.Rate > b.rate) {
 		out = append(out, "rate")
 	}
+	if b.ratio > 0 && (f.Ratio == 0 || f.Ratio > b.ratio) {
+		out = append(out, "ratio")
+	}
 	if b.none && (f.Samples == 0 || f.Failed > 0) {
 		out = append(out, "events")
 	}
@@ -95,6 +100,9 @@ func (b bound) String() string {
 	}
 	if b.rate > 0 {
 		out = append(out, fmt.Sprintf("%g B/s", b.rate))
+	}
+	if b.ratio > 0 {
+		out = append(out, fmt.Sprintf("%gx", b.ratio))
 	}
 	if b.none {
 		out = append(out, "none")

@@ -34,6 +34,7 @@ var scenes = map[string]scene{
 	},
 	oursAttack:  attackOurs,
 	stockAttack: attackStock,
+	oursNAT:     nat,
 	forgedScene: forged,
 }
 
