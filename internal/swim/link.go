@@ -40,7 +40,8 @@ type link struct {
 	rtt    time.Duration // smoothed; 0 is unknown
 	nonce  uint64        // of the ping that is not answered yet, or 0
 	pinged time.Time
-	missed int // pings in a row without an answer
+	proved time.Time // when the last ping was sent that was answered
+	missed int       // pings in a row without an answer
 
 	// What is to be said.
 	out     message

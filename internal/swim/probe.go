@@ -28,6 +28,7 @@ type probe struct {
 	member   *member
 	indirect bool // others are trying
 	quick    bool // others doubt it too: no time for that
+	check    bool // of the word of a single other
 	asked    []identity.Key
 	nonce    uint64
 	deadline time.Time
@@ -113,6 +114,15 @@ func (d *Detector) end(p *probe) {
 	d.probes = slices.DeleteFunc(d.probes, func(o *probe) bool { return o == p })
 }
 
+// passed ends a probe that has found its member there.
+func (d *Detector) passed(p *probe, now time.Time) {
+	d.end(p)
+	if m := p.member; p.check && m.state == Suspect && len(m.accusers) == 1 {
+		m.accusers = nil
+		d.become(m, Alive, now)
+	}
+}
+
 // doubt probes a member that a stream does not lead to any more.
 func (d *Detector) doubt(m *member, now time.Time) {
 	if m.probe != nil {
@@ -162,7 +172,7 @@ func (d *Detector) overdue(p *probe, now time.Time) {
 // answered takes a sign of life of a member, from itself.
 func (d *Detector) answered(m *member, now time.Time) {
 	if m.probe != nil {
-		d.end(m.probe)
+		d.passed(m.probe, now)
 	}
 	d.favours = slices.DeleteFunc(d.favours, func(f favour) bool {
 		if f.member == m {
@@ -176,7 +186,7 @@ func (d *Detector) acked(l *link, nonce uint64, now time.Time) {
 	if nonce != l.nonce || nonce == 0 {
 		return
 	}
-	l.nonce = 0
+	l.nonce, l.proved = 0, l.pinged
 	d.health = max(0, d.health-1)
 	rtt := min(max(now.Sub(l.pinged), time.Microsecond), maxRTT)
 	if l.rtt != 0 {
@@ -254,7 +264,7 @@ func (d *Detector) told(l *link, t tell, now time.Time) {
 			continue
 		}
 		if p.asked = slices.Delete(p.asked, i, i+1); t.OK {
-			d.end(p)
+			d.passed(p, now)
 			d.elsewhere(p.member, now)
 		}
 		return

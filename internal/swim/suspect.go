@@ -50,7 +50,9 @@ func (d *Detector) suspect(m *member, a accusal, from *link, now time.Time) {
 		d.become(m, Suspect, now)
 		switch l := m.link; {
 		case m.probe != nil:
-			m.probe.quick = true
+			if m.probe.quick = true; l != nil {
+				d.say(l).Ping = d.number()
+			}
 		case l != nil && a.Accuser != d.cfg.Self:
 			d.ping(l, true, now)
 		}
@@ -129,7 +131,7 @@ func (d *Detector) slandered(l *link, now time.Time) bool {
 // defend answers a suspicion of this node.
 func (d *Detector) defend(l *link, i id, now time.Time) {
 	d.queue(l, d.me, true, now)
-	if i != d.me.id || d.leaving() || d.refute != (record.Order{}) || !d.refutes.spend(newsRate, newsBurst, now) {
+	if i != d.me.id || d.leaving() || d.refute != (record.Order{}) || !d.refutes.spend(refuteRate, refuteBurst, now) {
 		return
 	}
 	d.worse()
@@ -142,9 +144,13 @@ func (d *Detector) judge(now time.Time) {
 		if now.Before(m.judged.Add(d.patience(m))) {
 			continue
 		}
-		if l := m.link; l != nil && l.heard.After(m.suspected) { // this node hears it
+		if l := m.link; l != nil && !l.proved.Before(m.suspected) { // it has answered this node since
 			m.accusers = nil
 			d.become(m, Alive, now)
+			continue
+		}
+		if m.link == nil && len(m.accusers) == 1 && m.accusers[0] != d.cfg.Self && len(m.contact.Addrs) > 0 {
+			d.check(m, now)
 			continue
 		}
 		d.become(m, Dead, now)
@@ -152,6 +158,15 @@ func (d *Detector) judge(now time.Time) {
 			d.drop(m.link, now)
 		}
 	}
+}
+
+// check tries a member that only one node accuses, whom the others may not
+// believe any more: then the suspect does not hear of it.
+func (d *Detector) check(m *member, now time.Time) {
+	if m.probe == nil {
+		d.doubt(m, now)
+	}
+	m.judged, m.probe.check = now, true
 }
 
 // become puts a member into a state and tells so.

@@ -24,6 +24,8 @@ const (
 	newsRate     = 0.1 // a second
 	accusalBurst = 16  // of one accuser
 	accusalRate  = 0.02
+	refuteBurst  = 4 * newsBurst // of own contacts: more than others take, never fewer
+	refuteRate   = 4 * newsRate
 )
 
 // member is what is known of one node.
