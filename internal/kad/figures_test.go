@@ -31,7 +31,7 @@ func (t times) String() string {
 // TestFigures measures on a planet whose nodes know each other from membership.
 // CELL_KAD_NODES and CELL_KAD_ROUNDS make it larger than what must hold here.
 func TestFigures(t *testing.T) {
-	nodes, rounds := 60, 15
+	nodes, rounds := 50, 10
 	if n, err := strconv.Atoi(os.Getenv("CELL_KAD_NODES")); err == nil {
 		nodes = n
 	} else if testing.Short() {
