@@ -97,8 +97,8 @@ func OpenContact(raw []byte, network identity.NetworkID, now time.Time) (Contact
 		return Contact{}, fmt.Errorf("contact: %w", err)
 	}
 	c := Contact{Header: h, Addrs: p.Addrs, Server: p.Server, Relay: p.Relay, Left: h.TTL == 0, Raw: raw}
-	if len(p.Addrs) > MaxContactAddrs || c.Left && len(p.Addrs) > 0 {
-		return Contact{}, fmt.Errorf("%w: contact with %d addresses", ErrMalformed, len(p.Addrs))
+	if len(p.Addrs) > MaxContactAddrs || c.Left && (len(p.Addrs) > 0 || p.Server || p.Relay) {
+		return Contact{}, fmt.Errorf("%w: contact with %d addresses, goodbye %v", ErrMalformed, len(p.Addrs), c.Left)
 	}
 	for _, a := range p.Addrs {
 		if len(a) == 0 || len(a) > MaxAddrSize {
