@@ -169,15 +169,22 @@ func FuzzParse(f *testing.F) {
 // Whatever a neighbour says, and in whichever order things happen, a detector
 // keeps its books and its limits.
 func FuzzDetector(f *testing.F) {
-	_, all := messages(f)
+	names, all := messages(f)
 	for _, m := range all {
 		f.Add(append([]byte{0, byte(len(m.encode()))}, m.encode()...))
 	}
+	var contacts [10][16]record.Contact
+	for i := range contacts {
+		for n := range contacts[i] {
+			contacts[i][n] = contactOf(f, i, uint64(n), func(o *record.ContactOffer) { o.Left = n%4 == 0 })
+		}
+	}
+	own := contactOf(f, 0, 1, nil)
 	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 1, 9, 2, 9, 3, 9, 4, 9, 5, 40, 6, 40, 5, 200, 1, 2})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := newDetector(0, func(c *Config) { c.MaxMembers = 4 })
 		now := epoch
-		d.Own(contactOf(t, 0, 1, nil), now)
+		d.Own(own, now)
 		for len(b) > 1 && len(b) < 1<<10 {
 			op, n := b[0], int(b[1])
 			b = b[2:]
@@ -195,11 +202,10 @@ func FuzzDetector(f *testing.F) {
 			case 3:
 				d.Failed(k, now)
 			case 4:
-				d.Learn(contactOf(t, i, uint64(n), func(o *record.ContactOffer) { o.Left = n%4 == 0 }), now)
+				d.Learn(contacts[i][n%16], now)
 			case 5:
 				now = now.Add(time.Duration(n) * 100 * time.Millisecond)
 			case 6:
-				names, all := messages(t)
 				_ = d.Hear(k, all[names[n%len(names)]].encode(), now)
 			}
 			o := d.Take(now)
