@@ -328,3 +328,35 @@ func TestForgets(t *testing.T) {
 	}
 	books(t, d)
 }
+
+// A node that is well, but whose stream to this one is not, is not accused for ever.
+func TestBrokenStream(t *testing.T) {
+	d := detectorWith(t, 4, nil)
+	victim, sequence, accused := testKey(2).Public(), uint64(1), 0
+	for now := epoch; now.Before(epoch.Add(5 * time.Minute)); now = now.Add(50 * time.Millisecond) {
+		for _, e := range d.Take(now).Send {
+			m, err := parse(e.Msg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.To != victim {
+				answer := message{}
+				if m.Ping != 0 {
+					answer.Acks = []uint64{m.Ping}
+				}
+				for range m.Accuses {
+					sequence++
+					answer.Contacts = [][]byte{contactOf(t, 2, sequence, nil).Raw}
+				}
+				accused += len(m.Accuses)
+				if err := d.Hear(e.To, answer.encode(), now); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if accused == 0 || accused > 3*(maxMissed+1) || d.State(victim) != Alive {
+		t.Errorf("accused %d times, %v", accused, d.State(victim))
+	}
+	books(t, d)
+}

@@ -21,6 +21,7 @@ const (
 	maxFavours = 32                     // tries for others at a time
 	ownFavours = 4                      // of these, for one neighbour
 	maxHealth  = 8
+	maxMissed  = 2 // pings in a row, though the node is well: then the stream tells nothing about it
 )
 
 // probe waits for a sign of life of a member.
@@ -80,7 +81,7 @@ func (d *Detector) probe(now time.Time) {
 	period = d.vary(d.scaled(period))
 	var oldest *link
 	for _, l := range d.list {
-		if m := l.member; m != nil && m.probe == nil && m.state.live() && (oldest == nil || l.heard.Before(oldest.heard)) {
+		if m := l.member; m != nil && m.probe == nil && m.state.live() && l.missed <= maxMissed && (oldest == nil || l.heard.Before(oldest.heard)) {
 			oldest = l
 		}
 	}
