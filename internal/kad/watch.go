@@ -101,6 +101,9 @@ func (w *watch) hear(raws [][]byte) {
 	if len(w.reader.read) > 4*MaxLeases { // a memory of what need not be verified again; it may be lost
 		clear(w.reader.read)
 	}
+	if len(w.reader.given) > 4*maxUnread { // then the caller is told something twice
+		clear(w.reader.given)
+	}
 	for _, raw := range raws {
 		if l, ok := w.reader.open(raw); ok {
 			w.offerLocked(l)

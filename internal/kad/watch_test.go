@@ -47,6 +47,13 @@ func (h *hearer) last() (l record.Lease, n int) {
 	return l, len(h.seen)
 }
 
+// count returns how many watch a name.
+func (w *watched) count(key identity.NameKey) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.names[key])
+}
+
 // A watcher hears what is there, what comes, and what goes, each once, though
 // the holders that it listens to die one after the other.
 func TestWatchSurvivesItsHolders(t *testing.T) {
@@ -64,7 +71,7 @@ func TestWatchSurvivesItsHolders(t *testing.T) {
 		}
 		for seq := uint64(2); seq < 5; seq++ {
 			for _, n := range w.nodes[2:] { // whoever is listened to dies
-				if !n.dead && len(n.watched.names[greeter.Key(testNet.ID())]) > 0 {
+				if !n.dead && n.watched.count(greeter.Key(testNet.ID())) > 0 {
 					w.kill(n)
 				}
 			}
@@ -84,11 +91,13 @@ func TestWatchSurvivesItsHolders(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		time.Sleep(time.Second)
+		h.mu.Lock()
 		if !errors.Is(h.err, context.Canceled) {
 			t.Errorf("ended with %v", h.err)
 		}
+		h.mu.Unlock()
 		for i, n := range w.nodes {
-			if n.watched.all != 0 && !n.dead {
+			if !n.dead && n.watched.count(greeter.Key(testNet.ID())) != 0 {
 				t.Errorf("node %d still has a watcher", i)
 			}
 		}
@@ -194,12 +203,12 @@ func TestWatcherThatDoesNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if holder.watched.all != 1 {
-			t.Fatalf("%d watchers", holder.watched.all)
+		if n := holder.watched.count(key); n != 1 {
+			t.Fatalf("%d watchers", n)
 		}
 		time.Sleep(watchLife + time.Minute)
-		if holder.watched.all != 0 {
-			t.Errorf("%d watchers after their time", holder.watched.all)
+		if n := holder.watched.count(key); n != 0 {
+			t.Errorf("%d watchers after their time", n)
 		}
 		_ = s.Reset()
 		time.Sleep(time.Second)
