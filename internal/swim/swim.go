@@ -11,7 +11,11 @@
 // Nobody is believed when he says that somebody is dead, and no message says so:
 // each node waits by itself for the suspect to refute it by a newer contact, for
 // a time that shrinks as others confirm the suspicion and grows while this node
-// finds itself slow.
+// finds itself slow. The dead are dialled now and then; what was cut in two is
+// whole again as soon as one stream leads across.
+//
+// Tables are kept alike by contacts that are passed on as they come, and by
+// comparing sums of them with a neighbour every 45 s and on new streams.
 //
 // A message has at most [MaxMessage] bytes and is a CBOR map (RFC 8949, definite
 // lengths, no tags, no key twice, no key but these):
