@@ -218,11 +218,11 @@ func (b *bench) joiner(ctx context.Context, i int, first []string) (time.Duratio
 	if err := k.Bootstrap(ctx); err != nil {
 		return 0, err
 	}
-	for l, err := range k.Find(ctx, identity.Cell{Author: key(b.seed, "author", 0).Public(), Name: identity.Name(cellName(i))}) {
+	for f, err := range k.Search(ctx, identity.Cell{Author: key(b.seed, "author", 0).Public(), Name: identity.Name(cellName(i))}) {
 		if err != nil {
 			return 0, err
 		}
-		_, err = a.Call(ctx, l.Node(), l.Addrs, frame.Request{Target: "echo", Body: hello})
+		_, err = a.Call(ctx, f.Lease.Node(), f.Lease.Addrs, frame.Request{Target: "echo", Body: hello})
 		return time.Since(begin), err
 	}
 	return 0, fmt.Errorf("nobody serves %s", cellName(i))

@@ -167,16 +167,17 @@ func (w *world) alive() *member {
 	}
 }
 
-// find collects a Find: the newest lease of every node, how long the first and
+// find collects a Search: the newest lease of every node, how long the first and
 // all took, and the error.
 func (n *member) find(cell identity.Cell) (got map[identity.Key]record.Lease, first, full time.Duration, err error) {
 	got, start := make(map[identity.Key]record.Lease), time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for l, e := range n.Find(ctx, cell) {
+	for f, e := range n.Search(ctx, cell) {
 		if err = e; e != nil {
 			break
 		}
+		l := f.Lease
 		if len(got) == 0 {
 			first = time.Since(start)
 		}
@@ -245,7 +246,8 @@ func TestThreeNodes(t *testing.T) {
 				t.Errorf("after the withdrawal %s found %v, %v", name, got, err)
 			}
 			given := 0
-			for l := range n.Find(t.Context(), greeter) {
+			for f := range n.Search(t.Context(), greeter) {
+				l := f.Lease
 				if given++; !l.Tombstone() || l.Node() != b.key.Public() || given > 1 {
 					t.Errorf("after the withdrawal %s was given the lease %v of %v", name, l.Order, l.Node())
 				}
@@ -408,8 +410,8 @@ func TestLoopback(t *testing.T) {
 	if holders, err := nodes[0].Put(ctx, l); err != nil || holders != 2 {
 		t.Errorf("%d nodes hold the lease, %v", holders, err)
 	}
-	for got, err := range nodes[1].Find(ctx, greeter) {
-		if err != nil || got.Node() != testKey(0).Public() {
+	for got, err := range nodes[1].Search(ctx, greeter) {
+		if err != nil || got.Lease.Node() != testKey(0).Public() {
 			t.Errorf("found %v, %v", got, err)
 		}
 		return

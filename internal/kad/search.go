@@ -63,17 +63,6 @@ func (k *Kad) Search(ctx context.Context, cell identity.Cell) iter.Seq2[Found, e
 	}
 }
 
-// Find is [Kad.Search] for those who need the leases only.
-func (k *Kad) Find(ctx context.Context, cell identity.Cell) iter.Seq2[record.Lease, error] {
-	return func(yield func(record.Lease, error) bool) {
-		for f, err := range k.Search(ctx, cell) {
-			if !yield(f.Lease, err) {
-				return
-			}
-		}
-	}
-}
-
 // reader opens the records of one name that come from many holders. It is not
 // safe for concurrent use.
 type reader struct {
