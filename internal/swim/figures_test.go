@@ -11,9 +11,10 @@ import (
 )
 
 var (
-	simNodes = flag.Int("nodes", 60, "nodes of the simulated network")
-	simTime  = flag.Duration("idle", 100*time.Second, "for which the simulated network is left alone")
-	simSeed  = flag.Uint64("seed", 1, "of the simulation")
+	simNodes   = flag.Int("nodes", 50, "nodes of the simulated network")
+	simCrashes = flag.Int("crashes", 6, "of the simulated network")
+	simTime    = flag.Duration("idle", 100*time.Second, "for which the simulated network is left alone")
+	simSeed    = flag.Uint64("seed", 1, "of the simulation")
 )
 
 // quantile of sorted spans.
@@ -43,7 +44,7 @@ func TestCrash(t *testing.T) {
 			w := newWorld(t, *simSeed, c.base, c.loss)
 			build(w, *simNodes)
 			var lasts, doubts, medians []time.Duration
-			for k := range 12 {
+			for k := range *simCrashes {
 				w.run(time.Duration(rand.New(rand.NewPCG(*simSeed, uint64(k))).Int64N(int64(3 * time.Second))))
 				victim, at := w.nodes[k*7%len(w.nodes)], w.now
 				var knew []time.Duration

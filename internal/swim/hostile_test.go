@@ -47,13 +47,13 @@ func TestFalseAccuser(t *testing.T) {
 		w.after(200*time.Millisecond, accuse)
 	}
 	accuse()
-	w.run(time.Minute)
+	w.run(40 * time.Second)
 	resigned := uint64(0)
 	for _, n := range w.nodes[1:] {
 		resigned = max(resigned, n.seq)
 	}
-	rate := float64(honest()-bytes) / 60 / float64(len(w.nodes)-1)
-	t.Logf("seed %d: accused 5 times a second for a minute: nobody died, each signed at most %d contacts, %.0f bytes a second per node", w.seed, resigned, rate)
+	rate := float64(honest()-bytes) / 40 / float64(len(w.nodes)-1)
+	t.Logf("seed %d: accused 5 times a second for 40 s: nobody died, each signed at most %d contacts, %.0f bytes a second per node", w.seed, resigned, rate)
 	if len(deaths) > 0 {
 		t.Errorf("%d died of it", len(deaths))
 	}
@@ -61,7 +61,7 @@ func TestFalseAccuser(t *testing.T) {
 		t.Errorf("one signed %d contacts", resigned)
 	}
 	sleeper.frozen = w.now.Add(time.Minute)
-	w.run(50 * time.Second)
+	w.run(35 * time.Second)
 	for _, n := range w.nodes {
 		if n != sleeper && n != evil && n.d.State(sleeper.id) != Dead {
 			t.Errorf("node %d holds the sleeper %v", n.index, n.d.State(sleeper.id))

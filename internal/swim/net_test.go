@@ -219,7 +219,7 @@ func TestRestart(t *testing.T) {
 // Nodes that cannot be dialled take part as others do.
 func TestUnreachable(t *testing.T) {
 	w := newWorld(t, *simSeed, overWAN, 0.01)
-	for i := range 60 {
+	for i := range 30 {
 		w.add().noAddr = i%3 == 1
 	}
 	for i, n := range w.nodes {
@@ -234,7 +234,7 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("node %d takes node %d for dead", n.index, w.byKey[c.Node].index)
 		}
 	}
-	w.run(10 * time.Minute)
+	w.run(6 * time.Minute)
 	if err := w.settled(); err != nil {
 		t.Error(err)
 	}
