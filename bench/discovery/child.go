@@ -45,6 +45,10 @@ type outcome struct {
 // into figures before it fails counts.
 type scene func(s setup, figures map[string]figure) error
 
+// memoryLimit makes the collector of garbage work harder from there on: a
+// thousand nodes would take twice what they need.
+const memoryLimit = "GOMEMLIMIT=7GiB"
+
 const sceneArg = "scene" // first argument of a child; the scene's name and the setup follow
 
 // perform plays a scene in a child process and returns what it measured. A
@@ -65,8 +69,9 @@ func perform(ctx context.Context, name string, s setup) outcome {
 	}
 	defer read.Close()
 	c := exec.CommandContext(ctx, self, sceneArg, name, string(text))
-	c.Stderr, c.ExtraFiles = os.Stderr, []*os.File{write} // its stdout is package testing's
-	c.Env = append(os.Environ(), "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING=true")
+	c.Stderr, c.ExtraFiles = os.Stderr, []*os.File{write}  // its stdout is package testing's
+	c.Env = append([]string{memoryLimit}, os.Environ()...) // the environment's own counts
+	c.Env = append(c.Env, "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING=true")
 	began := time.Now()
 	err = c.Start()
 	_ = write.Close()

@@ -22,7 +22,7 @@ import (
 // sizes of a network.
 const (
 	fullNodes  = 1000
-	shortNodes = 80
+	shortNodes = 60
 )
 
 func main() {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -68,17 +70,13 @@ type results struct {
 // It reports whether a row that must hold does not.
 func measure(ctx context.Context, s setup, only *regexp.Regexp, file string, out io.Writer) (failed bool, err error) {
 	r := results{Env: report.Start(s.Seed, s.Short), Nodes: s.Nodes}
-	played := make(map[string]outcome)
+	wanted := slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !only.MatchString(r.name) })
+	played := r.play(ctx, s, wanted)
+	if ctx.Err() != nil {
+		return true, ctx.Err()
+	}
 	figureOf := func(from source) (figure, string) {
-		o, ok := played[from.scene]
-		if !ok {
-			fmt.Fprintf(os.Stderr, "%-32s ", from.scene)
-			o = perform(ctx, from.scene, s)
-			played[from.scene] = o
-			fmt.Fprintf(os.Stderr, "%7.0f s virtual %6.0f s wall %6.0f s CPU %6d MB %s\n",
-				o.Virtual.Seconds(), o.Wall.Seconds(), o.CPU.Seconds(), o.Memory>>20, o.Error)
-			r.Scenes = append(r.Scenes, sceneCost{from.scene, o.Virtual.Seconds(), o.Wall.Seconds(), o.CPU.Seconds(), o.Memory, o.Error})
-		}
+		o := played[from.scene]
 		f, ok := o.Figures[from.figure]
 		switch {
 		case ok:
@@ -88,13 +86,7 @@ func measure(ctx context.Context, s setup, only *regexp.Regexp, file string, out
 		}
 		return f, "not measured"
 	}
-	for _, row := range rows {
-		if !only.MatchString(row.name) {
-			continue
-		}
-		if ctx.Err() != nil {
-			return true, ctx.Err()
-		}
+	for _, row := range wanted {
 		l := line{Work: row.name, Peer: row.peer, Must: row.must.String(), Goal: row.goal.String(), row: row}
 		var why string
 		l.ours, why = figureOf(row.ours)
@@ -123,6 +115,41 @@ func measure(ctx context.Context, s setup, only *regexp.Regexp, file string, out
 		return failed, fmt.Errorf("write report: %w", err)
 	}
 	return failed, nil
+}
+
+// play plays the scenes that rows need: one after the other, since they need
+// much memory, or two at a time where they are short.
+func (r *results) play(ctx context.Context, s setup, wanted []row) map[string]outcome {
+	var names []string
+	for _, row := range wanted {
+		for _, name := range []string{row.ours.scene, row.theirs.scene} {
+			if name != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	played := make(map[string]outcome)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	slots := make(chan struct{}, pick(s, 2, 1))
+	for _, name := range names {
+		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		all.Go(func() {
+			defer func() { <-slots }()
+			o := perform(ctx, name, s)
+			mu.Lock()
+			defer mu.Unlock()
+			played[name] = o
+			fmt.Fprintf(os.Stderr, "%-24s %7.0f s virtual %6.0f s wall %6.0f s CPU %6d MB %s\n",
+				name, o.Virtual.Seconds(), o.Wall.Seconds(), o.CPU.Seconds(), o.Memory>>20, o.Error)
+			r.Scenes = append(r.Scenes, sceneCost{name, o.Virtual.Seconds(), o.Wall.Seconds(), o.CPU.Seconds(), o.Memory, o.Error})
+		})
+	}
+	all.Wait()
+	return played
 }
 
 func sideOf(f figure, why string) side {
