@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cell.network/cell/internal/capsid/stage"
 )
 
 // processes finds all processes that have token among their arguments.
@@ -25,7 +27,7 @@ func processes(t *testing.T, token string) (pids []int) {
 			continue
 		}
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if st, err := readStat(pid); err == nil && !st.zombie && bytes.Contains(b, []byte(token)) {
+		if st, err := stage.ReadStat(pid); err == nil && !st.Zombie && bytes.Contains(b, []byte(token)) {
 			pids = append(pids, pid)
 		}
 	}

@@ -33,9 +33,10 @@ func main() {
 	case "look": // for the sandbox only: outside, root would succeed
 		look()
 	case "descriptors":
-		es, _ := os.ReadDir("/proc/self/fd")
-		for _, e := range es {
-			fmt.Println(e.Name())
+		for fd := range 256 { // there may be no /proc
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+				fmt.Println(fd)
+			}
 		}
 	case "keys":
 		keys()

@@ -1,0 +1,330 @@
+package capsid
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"cell.network/cell/internal/capsid/stage"
+	"golang.org/x/sys/unix"
+)
+
+// ownGroup is the group that the node itself moves to where its own group is
+// to be divided: the kernel wants processes in leaves only.
+const ownGroup = "cell.node"
+
+// groupPrefix begins the name of each program's group.
+const groupPrefix = "cell.replica."
+
+// stageMemory is what a stage uses of its program's group, in bytes.
+const stageMemory = 8 << 20
+
+// cpuPeriod is over which time the share of CPU is reckoned, in microseconds.
+const cpuPeriod = 100_000
+
+// removeTries is how often a group is removed whose last process is just ending.
+const removeTries = 200
+
+// controllers are the parts of the kernel that limit something for a group.
+var controllers = []string{"memory", "pids", "cpu"}
+
+// cgroups is where this node may make groups of processes, found once.
+type cgroups struct {
+	rung    Rung
+	parents map[string]string // controller to the folder in which its groups are made
+	unified string            // such a folder of version 2, for cgroup.kill; may have no controllers; "" where there is none
+	why     []string          // what is missing, and why
+}
+
+// findCgroups looks at the mounted hierarchies and at where this process is.
+// self is /proc/self, but for tests.
+func findCgroups(self string) cgroups {
+	g := cgroups{rung: RungRlimits, parents: map[string]string{}}
+	mounts, err := cgroupMounts(self)
+	if err != nil {
+		g.why = []string{"control groups: " + err.Error()}
+		return g
+	}
+	if dir := mounts[""]; dir != "" {
+		g.unified = writable(dir)
+		if err := g.delegated(dir); err != nil {
+			g.why = append(g.why, "control groups, version 2: "+err.Error())
+		}
+	}
+	if g.rung == RungRlimits {
+		for _, c := range controllers {
+			if dir := writable(mounts[c]); dir != "" {
+				g.parents[c] = dir
+				g.rung = RungV1
+			} else if mounts[c] != "" {
+				g.why = append(g.why, "control groups, version 1: "+c+" is root's")
+			}
+		}
+	}
+	if g.rung == RungRlimits && len(mounts) == 0 {
+		g.why = append(g.why, "there are no control groups here")
+	}
+	return g
+}
+
+// cgroupMounts is the folder of this process's own group for each controller;
+// that of version 2 is under "".
+func cgroupMounts(self string) (map[string]string, error) {
+	own := map[string]string{} // controller to path
+	groups, err := os.ReadFile(filepath.Join(self, "cgroup"))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(groups)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
+			for _, c := range strings.Split(f[1], ",") {
+				own[c] = f[2]
+			}
+		}
+	}
+	file, err := os.Open(filepath.Join(self, "mountinfo"))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	dirs := map[string]string{}
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		place, kind := strings.Fields(before), strings.Fields(after)
+		if len(place) < 5 || len(kind) < 3 || !strings.HasPrefix(kind[0], "cgroup") {
+			continue
+		}
+		names := []string{""}
+		if kind[0] == "cgroup" {
+			names = strings.Split(kind[2], ",")
+		}
+		for _, c := range names {
+			path, ok := own[c]
+			if !ok {
+				continue
+			}
+			if beneath, ok := strings.CutPrefix(path, strings.TrimSuffix(place[3], "/")); ok { // in a container only a part may be mounted
+				dirs[c] = filepath.Join(place[4], beneath)
+			}
+		}
+	}
+	return dirs, nil
+}
+
+// writable returns dir if this process may make groups in it, else "".
+func writable(dir string) string {
+	if dir == "" || unix.Access(dir, unix.W_OK) != nil || unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) != nil {
+		return ""
+	}
+	return dir
+}
+
+// delegated makes version 2 usable where the group of this process was given
+// to it with its controllers.
+func (g *cgroups) delegated(dir string) error {
+	if g.unified == "" {
+		return errors.New("this node's group is not its own (run it by: systemd-run --user --scope -p Delegate=yes cell up)")
+	}
+	if filepath.Base(dir) == ownGroup { // as an earlier node left it
+		dir = filepath.Dir(dir)
+	}
+	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	var enable []string
+	for _, c := range controllers {
+		if slices.Contains(strings.Fields(string(has)), c) {
+			enable = append(enable, "+"+c)
+		}
+	}
+	if len(enable) == 0 {
+		return errors.New("the controllers memory, pids and cpu are not there")
+	}
+	control := filepath.Join(dir, "cgroup.subtree_control")
+	err = write(control, strings.Join(enable, " "))
+	if errors.Is(err, unix.EBUSY) { // there are processes in it: at least this one
+		leaf := filepath.Join(dir, ownGroup)
+		if err = os.Mkdir(leaf, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+			err = write(filepath.Join(leaf, "cgroup.procs"), strconv.Itoa(os.Getpid()))
+		}
+		if err == nil {
+			if err = write(control, strings.Join(enable, " ")); errors.Is(err, unix.EBUSY) {
+				err = errors.New("this node shares its group with others (run it by: systemd-run --user --scope -p Delegate=yes cell up)")
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	g.rung, g.unified = RungV2, dir
+	for _, c := range enable {
+		g.parents[c[1:]] = dir
+	}
+	return nil
+}
+
+// cgroup is the group of one program.
+type cgroup struct {
+	dirs    []string // all that were made
+	join    []string // those that the stage is moved to; unified it is started in
+	unified string   // the one of version 2; "" where there is none
+	memory  string   // the one that counts memory
+}
+
+// make makes a group with limits. name is unique on this machine.
+func (g cgroups) make(name string, l Limits) (_ *cgroup, err error) {
+	made := &cgroup{}
+	defer func() {
+		if err != nil {
+			made.remove()
+			err = fmt.Errorf("limit by control group: %w", err)
+		}
+	}()
+	folder := func(parent string) (string, error) {
+		dir := filepath.Join(parent, name)
+		if slices.Contains(made.dirs, dir) {
+			return dir, nil
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		made.dirs = append(made.dirs, dir)
+		return dir, nil
+	}
+	if g.unified != "" {
+		if made.unified, err = folder(g.unified); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range controllers {
+		parent, files := g.parents[c], g.files(c, l)
+		if parent == "" || len(files) == 0 {
+			continue
+		}
+		dir, err := folder(parent)
+		if err != nil {
+			return nil, err
+		}
+		if c == "memory" {
+			made.memory = dir
+		}
+		if dir != made.unified {
+			made.join = append(made.join, dir)
+		}
+		for _, f := range files {
+			if err := write(filepath.Join(dir, f[0]), f[1]); err != nil && !(f[2] != "" && errors.Is(err, fs.ErrNotExist)) {
+				return nil, err
+			}
+		}
+	}
+	return made, nil
+}
+
+// files are what a controller is told, in order: name, value, and a mark where
+// a kernel need not have the file.
+func (g cgroups) files(controller string, l Limits) [][3]string {
+	number := func(n int64) string { return strconv.FormatInt(n, 10) }
+	memory := number(l.Memory + stageMemory)
+	quota := number(max(1000, int64(l.CPU*cpuPeriod)))
+	v2 := g.rung == RungV2
+	switch {
+	case controller == "pids":
+		return [][3]string{{"pids.max", strconv.Itoa(l.Procs + stage.Threads)}}
+	case controller == "memory" && l.Memory > 0 && v2:
+		return [][3]string{{"memory.max", memory}, {"memory.swap.max", "0", "?"}, {"memory.oom.group", "1", "?"}}
+	case controller == "memory" && l.Memory > 0:
+		return [][3]string{{"memory.limit_in_bytes", memory}, {"memory.memsw.limit_in_bytes", memory, "?"}}
+	case controller == "cpu" && l.CPU > 0 && v2:
+		return [][3]string{{"cpu.max", quota + " " + strconv.Itoa(cpuPeriod)}}
+	case controller == "cpu" && l.CPU > 0:
+		return [][3]string{{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod)}, {"cpu.cfs_quota_us", quota}}
+	}
+	return nil
+}
+
+// nextGroup is a name for a group that no other on this machine has.
+func (c *Capsid) nextGroup() string {
+	return fmt.Sprintf(groupPrefix+"%d.%d", os.Getpid(), c.system.count.Add(1))
+}
+
+// folders are all that were made.
+func (g *cgroup) folders() []string {
+	if g == nil {
+		return nil
+	}
+	return g.dirs
+}
+
+// move puts a stage, which has not started its program yet, into the group.
+func (g *cgroup) move(pid int) error {
+	for _, dir := range g.join {
+		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("limit by control group: %w", err)
+		}
+	}
+	return nil
+}
+
+// kill ends every process of the group, where the kernel has a way to.
+func (g *cgroup) kill() {
+	if g != nil && g.unified != "" {
+		_ = write(filepath.Join(g.unified, "cgroup.kill"), "1")
+	}
+}
+
+// outOfMemory reports whether the kernel ended a process for its memory.
+func (g *cgroup) outOfMemory() bool {
+	if g == nil || g.memory == "" {
+		return false
+	}
+	for _, name := range []string{"memory.events", "memory.oom_control"} {
+		b, _ := os.ReadFile(filepath.Join(g.memory, name))
+		for line := range strings.Lines(string(b)) {
+			if n, ok := strings.CutPrefix(line, "oom_kill "); ok && strings.TrimSpace(n) != "0" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// remove removes the group when its last process has ended.
+func (g *cgroup) remove() {
+	if g != nil {
+		removeGroups(g.dirs)
+	}
+}
+
+func removeGroups(dirs []string) {
+	for _, dir := range dirs {
+		if !strings.HasPrefix(filepath.Base(dir), groupPrefix) { // it was read from a record
+			continue
+		}
+		for range removeTries {
+			err := unix.Rmdir(dir)
+			if !errors.Is(err, unix.EBUSY) {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// write writes a value to a file of the kernel, which takes it in one piece and
+// is never made.
+func write(file, value string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
