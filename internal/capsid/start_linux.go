@@ -240,7 +240,7 @@ func (c *Capsid) launch(ctx context.Context, p *proc, l launch) error {
 func stageCommand(out io.Writer, l launch, control *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{stage.Name}
-	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=off"} // it has next to nothing to do
+	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"} // it has next to nothing to do
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.ExtraFiles = append([]*os.File{l.link, control}, l.mounts...)
@@ -265,10 +265,11 @@ func stageCommand(out io.Writer, l launch, control *os.File) *exec.Cmd {
 
 // controlPair makes the connection between node and stage.
 func controlPair() (*net.UnixConn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make control connection: %w", err)
 	}
+	// The stage's end blocks: it has nothing else to do.
 	near, far := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
 	defer near.Close()
 	conn, err := net.FileConn(near)

@@ -64,7 +64,6 @@ func obey(o Order, control *os.File, heard *json.Decoder) error {
 		return fmt.Errorf("adopt orphans: %w", err)
 	}
 	k := &keeper{order: o, reports: json.NewEncoder(control), heard: heard}
-	k.listen()
 	for _, l := range o.Rlimits {
 		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.N, Max: l.N}); err != nil {
 			return fmt.Errorf("limit %s to %d: %w", l.What, l.N, err)
@@ -80,6 +79,7 @@ func obey(o Order, control *os.File, heard *json.Decoder) error {
 		return err
 	}
 	expose()
+	k.listen() // only now: until the program runs, this one thread does it all
 	return k.keep()
 }
 

@@ -29,23 +29,28 @@ type keeper struct {
 	ending bool
 }
 
-// listen begins to hear the node and signals. Asked to end before the program
-// is there, it must not stay.
+// unharmed are signals that the Go runtime would die of and that process 1 of a
+// sandbox, at their default, does not hear from inside.
+var unharmed = []syscall.Signal{
+	syscall.SIGABRT, syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGSYS, syscall.SIGSTKFLT,
+}
+
+// listen begins to hear the node and signals.
 func (k *keeper) listen() {
-	all := make(chan os.Signal, 64)
-	signal.Notify(all) // all: what the runtime would die of, a program could send to its keeper
+	if k.order.Sandbox != nil {
+		for _, s := range unharmed {
+			setDefault(s)
+		}
+	}
+	heard := make(chan os.Signal, 64)
+	signal.Notify(heard, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	go func() {
-		for s := range all {
-			switch s {
-			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP:
-				if k.order.Sandbox == nil { // so that a later node can end it
-					k.end()
-					continue
-				}
-				fallthrough
-			case syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH:
-				k.signal(s.(syscall.Signal))
+		for s := range heard {
+			if s == syscall.SIGTERM && k.order.Sandbox == nil { // so that a later node can end it
+				k.end()
+				continue
 			}
+			k.signal(s.(syscall.Signal))
 		}
 	}()
 	go func() {

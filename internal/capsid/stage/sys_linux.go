@@ -50,6 +50,12 @@ func prctl(option, arg uintptr) error {
 	return nil
 }
 
+// setDefault gives a signal its default effect, whatever the runtime wants.
+func setDefault(s syscall.Signal) {
+	var action [4]uint64 // handler, flags, restorer, mask; mask third where there is no restorer
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+}
+
 // pathCall makes a system call whose second argument is a path.
 func pathCall(number, dir uintptr, path string, rest ...uintptr) (int, error) {
 	p, err := syscall.BytePtrFromString(path)

@@ -27,6 +27,8 @@ func main() {
 	case "exit":
 		n, _ := strconv.Atoi(os.Args[2])
 		os.Exit(n)
+	case "hello": // a word, as a message of no bytes, over descriptor 3
+		_, _ = os.NewFile(3, "link").Write(make([]byte, 4))
 	case "signal":
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
