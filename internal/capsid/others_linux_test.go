@@ -26,9 +26,9 @@ func TestAsOthers(t *testing.T) {
 		if err := os.Chmod(tmp, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command("/proc/self/exe", "-test.timeout=60s", "-test.run=Exit|StartErrors|Sandbox|processes|Link|Tree|KilledNode|Reap|Serve")
+		cmd := exec.Command("/proc/self/exe", "-test.timeout=60s", "-test.run=Exit|StartErrors|Sandbox|processes|Link|Tree|KilledNode|Reap|Serve|Attack")
 		cmd.Dir = "/"
-		cmd.Env = append(os.Environ(), "TMPDIR="+tmp, envVictim+"="+victimPath(t), envExpect+"="+expect)
+		cmd.Env = append(os.Environ(), "TMPDIR="+tmp, envVictim+"="+victimPath(t), envHostile+"="+hostilePath(t), envExpect+"="+expect)
 		cmd.Env = append(cmd.Env, env...)
 		cmd.SysProcAttr = attr
 		if out, err := cmd.CombinedOutput(); err != nil {

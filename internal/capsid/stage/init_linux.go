@@ -63,7 +63,8 @@ func obey(o Order, control *os.File, heard *json.Decoder) error {
 	} else if err := prctl(prSetChildSubreaper, 1); err != nil {
 		return fmt.Errorf("adopt orphans: %w", err)
 	}
-	k := &keeper{order: o, reports: json.NewEncoder(control), heard: heard}
+	k := &keeper{order: o, reports: json.NewEncoder(control), heard: heard, started: make(chan struct{}), done: make(chan error)}
+	k.listen()
 	for _, l := range o.Rlimits {
 		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.N, Max: l.N}); err != nil {
 			return fmt.Errorf("limit %s to %d: %w", l.What, l.N, err)
@@ -79,8 +80,7 @@ func obey(o Order, control *os.File, heard *json.Decoder) error {
 		return err
 	}
 	expose()
-	k.listen() // only now: until the program runs, this one thread does it all
-	return k.keep()
+	return <-k.done
 }
 
 // sacrifice makes this process the first that the kernel ends where memory runs

@@ -23,6 +23,8 @@ type keeper struct {
 	order   Order
 	reports *json.Encoder
 	heard   *json.Decoder
+	started chan struct{} // closed when the program runs
+	done    chan error    // how the reaping went
 
 	mu     sync.Mutex // guards pid and ending
 	pid    int        // of the program; 0: not yet
@@ -35,7 +37,9 @@ var unharmed = []syscall.Signal{
 	syscall.SIGABRT, syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGSYS, syscall.SIGSTKFLT,
 }
 
-// listen begins to hear the node and signals.
+// listen begins to hear the node and signals, and to reap. Each goroutine has a
+// thread of its own from the beginning: a program that makes as many processes
+// as it may would leave none to be made later.
 func (k *keeper) listen() {
 	if k.order.Sandbox != nil {
 		for _, s := range unharmed {
@@ -44,25 +48,40 @@ func (k *keeper) listen() {
 	}
 	heard := make(chan os.Signal, 64)
 	signal.Notify(heard, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	go func() {
-		for s := range heard {
-			if s == syscall.SIGTERM && k.order.Sandbox == nil { // so that a later node can end it
-				k.end()
-				continue
+	var ready sync.WaitGroup
+	for _, work := range []func(){
+		func() {
+			for s := range heard {
+				if s == syscall.SIGTERM && k.order.Sandbox == nil { // so that a later node can end it
+					k.end()
+					continue
+				}
+				k.signal(s.(syscall.Signal))
 			}
-			k.signal(s.(syscall.Signal))
-		}
-	}()
-	go func() {
-		for {
-			var r Request
-			if err := k.heard.Decode(&r); err != nil {
-				k.end()
-				return
+		},
+		func() {
+			for {
+				var r Request
+				if err := k.heard.Decode(&r); err != nil {
+					k.end()
+					return
+				}
+				k.signal(syscall.Signal(r.Signal))
 			}
-			k.signal(syscall.Signal(r.Signal))
-		}
-	}()
+		},
+		func() {
+			<-k.started
+			k.done <- k.reap()
+		},
+	} {
+		ready.Add(1)
+		go func() {
+			runtime.LockOSThread()
+			ready.Done()
+			work()
+		}()
+	}
+	ready.Wait()
 }
 
 func (k *keeper) signal(s syscall.Signal) {
@@ -107,19 +126,15 @@ func (k *keeper) start() error {
 		return explain(o, err)
 	}
 	_ = syscall.Close(FDLink) // or the node would never see the program's end of it close
+	close(k.started)
 	if k.ending {
 		k.killAll()
 	}
 	return k.reports.Encode(Report{Ready: true})
 }
 
-// keep reaps until nobody is left, on a thread that is free of guards.
-func (k *keeper) keep() error {
-	done := make(chan error)
-	go func() { done <- k.reap() }()
-	return <-done
-}
-
+// reap waits for children until nobody is left. It runs on a thread that is
+// free of guards.
 func (k *keeper) reap() error {
 	var status syscall.WaitStatus
 	for {
