@@ -135,8 +135,9 @@ func TestAttackLink(t *testing.T) {
 					t.Errorf("at a bare socket: %d bytes, %d descriptors", n, rights)
 				}
 			}
-			before := openFiles(t)
 			c := newCapsid(t)
+			c.Probe() // a clone that fails costs two descriptors in Go 1.26
+			before := openFiles(t)
 			out := newLog()
 			p := start(t, c, Spec{Path: hostilePath(t), Args: []string{tt.name}, Log: out})
 			port := membrane.NewPort(p.Link(), membrane.PortConfig{})

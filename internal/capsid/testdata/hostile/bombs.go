@@ -141,8 +141,8 @@ var bombs = map[string]attack{
 	"realtime": func([]string) error {
 		return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
 	},
-	"cpu": func(a []string) error { // in hundredths of a second, and for a second at most
-		end := time.Now().Add(time.Second)
+	"cpu": func(a []string) error { // in hundredths of a second, and for two seconds at most
+		end := time.Now().Add(2 * time.Second)
 		var u syscall.Rusage
 		for time.Now().Before(end) {
 			_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
