@@ -19,7 +19,7 @@ const module = "cell.network/cell"
 var layers = [][]string{
 	{"internal/identity", "internal/home", "internal/frame", "internal/ops", "internal/journal", "internal/sim", "internal/capsid/stage"},
 	{"internal/record", "internal/membrane", "internal/autonomic"},
-	{"internal/host"},
+	{"internal/host", "internal/swim"},
 	{"internal/pheromone", "internal/pulse", "internal/kad", "internal/axon", "internal/capsid"},
 	{"", "internal/mesh", "internal/ribosome"},
 	{"internal/mycelium"},
@@ -39,7 +39,7 @@ var notInSDK = map[string]string{
 
 // onlyIn says which packages may import a library: a fence has one gate.
 var onlyIn = map[string][]string{
-	"github.com/libp2p/go-libp2p/p2p/":    {"internal/host"},
+	"github.com/libp2p/go-libp2p/p2p/":    {"internal/host", "internal/swim"},
 	"github.com/libp2p/go-libp2p-kad-dht": {"internal/kad"},
 	"github.com/spf13/cobra":              {"cmd/cell"},
 	"github.com/marcopolo/simnet":         {"internal/sim"},

@@ -11,8 +11,8 @@
 //	           "samples": 5000, "note": "…"}]}
 //
 // ours and theirs are in unit: "µs" is the median time of an operation, "op/s"
-// a rate. ratio says how many times better ours is, whatever the unit; goal is
-// the ratio to reach. CPU is user and system time of all processes that take
+// a rate; a program may have units of its own. ratio says how many times better
+// ours is, whatever the unit; goal is the ratio to reach. CPU is user and system time of all processes that take
 // part, per operation.
 package report
 
@@ -183,6 +183,8 @@ func amount(v float64, unit string) string {
 		return digits(v/1000) + " k/s"
 	case unit == Rate:
 		return digits(v) + " /s"
+	case unit != Time:
+		return digits(v) + " " + unit
 	case v >= 1e6:
 		return digits(v/1e6) + " s"
 	case v >= 1e3:

@@ -13,7 +13,9 @@ func (a *app) peersCmd() *cobra.Command {
 		Use:   "peers",
 		Short: "List the nodes that this one knows",
 		Long: `Lists the nodes that this one knows, as it sees them: there is no complete list
-anywhere. CELLS counts the cells that a node serves, as far as this one has heard.`,
+anywhere. PATH says how a node is connected, direct or relayed via another one, and RTT
+how long a message takes there and back. CELLS counts the cells that a node serves, as
+far as this one has heard.`,
 		Args: takes(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := a.dial()
@@ -37,16 +39,16 @@ anywhere. CELLS counts the cells that a node serves, as far as this one has hear
 			}
 			rows := make([][]string, len(peers))
 			for i, p := range peers {
-				rtt, connected := "", "no"
+				rtt, path := "", p.Path
 				if p.RTTMS > 0 {
 					rtt = duration(millis(p.RTTMS))
 				}
-				if p.Connected {
-					connected = "yes"
+				if path == "" && p.Connected {
+					path = "yes"
 				}
-				rows[i] = []string{p.Node.String(), strings.Join(p.Tiers, ","), connected, rtt, strconv.Itoa(p.Cells), strings.Join(p.Addrs, " ")}
+				rows[i] = []string{p.Node.String(), strings.Join(p.Tiers, ","), path, rtt, strconv.Itoa(p.Cells), strings.Join(p.Addrs, " ")}
 			}
-			a.term.table("NODE TIERS CONNECTED RTT CELLS ADDRESSES", rows)
+			a.term.table("NODE TIERS PATH RTT CELLS ADDRESSES", rows)
 			return nil
 		},
 	}

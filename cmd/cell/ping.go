@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"cell.network/cell/internal/node"
@@ -16,7 +17,8 @@ func (a *app) pingCmd() *cobra.Command {
 		Use:   "ping NODE|CELL",
 		Short: "Measure the round trip to a node",
 		Long: `Measures the round trip to a node, given by its key, or to a node that serves a cell.
-It goes the way that calls go, and says which way that is.`,
+It goes the way that calls go, and says which way that is: direct, or relayed via another
+node where the two cannot reach each other.`,
 		Example: "  cell ping greeter\n  cell ping -c 1 z6Mk…",
 		Args:    takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -51,7 +53,7 @@ It goes the way that calls go, and says which way that is.`,
 				if got++; a.json {
 					a.term.json(p)
 				} else {
-					a.term.print("%s  %s  %s\n", p.Node, duration(millis(p.RTTMS)), clean(p.Path))
+					a.term.print("%s  %s  %s\n", p.Node, duration(millis(p.RTTMS)), clean(strings.TrimSpace(p.Path+" "+p.Addr)))
 				}
 			}
 			switch {

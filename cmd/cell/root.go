@@ -111,7 +111,7 @@ Nothing is reported to anybody.`,
 	for i, commands := range [][]*cobra.Command{ // as in groups
 		{a.initCmd(), a.upCmd(), a.downCmd(), a.demoCmd()},
 		{a.newCmd(), a.runCmd(), a.psCmd(), a.callCmd(), a.publishCmd(), a.growCmd(), a.scaleCmd(), a.loadCmd(), a.logsCmd(), a.drainCmd(), a.stopCmd()},
-		{a.topCmd(), a.whyCmd(), a.eventsCmd(), a.lookupCmd(), a.seedsCmd(), a.peersCmd(), a.pingCmd(), a.doctorCmd(), a.glossaryCmd()},
+		{a.topCmd(), a.whyCmd(), a.eventsCmd(), a.lookupCmd(), a.seedsCmd(), a.peersCmd(), a.pingCmd(), a.hintsCmd(), a.doctorCmd(), a.glossaryCmd()},
 		{a.admitCmd(), a.trustCmd(), a.configCmd(), a.completionCmd(), a.versionCmd()},
 	} {
 		for _, c := range commands {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -12,8 +13,8 @@ import (
 
 func (a *app) upCmd() *cobra.Command {
 	var network, mode string
-	var listen, bootstrap, directed []string
-	var noBootstrap, noLAN, noMulticast bool
+	var listen, bootstrap, directed, spores []string
+	var noBootstrap, noLAN, noMulticast, only bool
 	var lanPort, lanUnicast int
 	c := &cobra.Command{
 		Use:   "up",
@@ -26,6 +27,7 @@ Every flag goes before the variable CELL_* of the same name, that before
 config.toml (see: cell config).`,
 		Example: `  cell up
   cell up --network lab --bootstrap /ip4/192.0.2.7/udp/4001/quic-v1/p2p/12D3Koo…
+  cell up --bootstrap-only --listen /ip4/0.0.0.0/udp/4001/quic-v1
   CELL_HOME=/srv/second cell up --no-lan       # a second node on the same host`,
 		Args: takes(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -36,9 +38,17 @@ config.toml (see: cell config).`,
 			if err != nil {
 				return err
 			}
+			for i, source := range spores { // a path is the shell's, which stands in a folder
+				if !strings.Contains(source, "://") {
+					if spores[i], err = filepath.Abs(source); err != nil {
+						return err
+					}
+				}
+			}
 			for _, f := range []struct{ flag, key, value string }{
 				{"network", "network", network}, {"listen", "listen", strings.Join(listen, ",")},
 				{"bootstrap", "bootstrap", strings.Join(bootstrap, ",")}, {"no-bootstrap", "bootstrap", ""},
+				{"spores", "spores", strings.Join(spores, ",")}, {"bootstrap-only", "bootstrap_only", strconv.FormatBool(only)},
 				{"mode", "mode", mode}, {"no-lan", "lan.enabled", strconv.FormatBool(!noLAN)},
 				{"lan-port", "lan.port", strconv.Itoa(lanPort)}, {"lan-directed", "lan.directed", strings.Join(directed, ",")},
 				{"no-multicast", "lan.multicast", strconv.FormatBool(!noMulticast)}, {"lan-unicast", "lan.unicast", strconv.Itoa(lanUnicast)},
@@ -67,6 +77,8 @@ config.toml (see: cell config).`,
 	f.StringArrayVar(&listen, "listen", nil, "multiaddr to listen on, repeatable (default any free UDP port)")
 	f.StringArrayVar(&bootstrap, "bootstrap", nil, "multiaddr of a node to join through, repeatable")
 	f.BoolVar(&noBootstrap, "no-bootstrap", false, "join through nobody: wait to be found")
+	f.StringArrayVar(&spores, "spores", nil, "`PATH#KEY` or https://…#KEY of signed addresses to join through (see: cell hints), repeatable")
+	f.BoolVar(&only, "bootstrap-only", false, "only let others into the network and relay for them: run and seed no cells")
 	f.StringVar(&mode, "mode", node.ModeAuto, "part in the distributed table: auto, server or client")
 	f.BoolVar(&noLAN, "no-lan", false, "neither announce nor listen on the local network")
 	f.IntVar(&lanPort, "lan-port", 9067, "UDP port of announcements on the local network")

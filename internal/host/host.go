@@ -9,9 +9,18 @@
 //	/cell/<first 16 hex digits of the network id>/<name>
 //
 // so that nodes of two networks may connect but have nothing to say.
+//
+// A node that strangers do not reach has places at relays, and an address at
+// each: /ip4/…/udp/…/quic-v1/p2p/<relay>/p2p-circuit. What goes over a relay is
+// QUIC again, each packet (1 to 1500 bytes) behind its length (2 bytes, big
+// endian) in the stream that the relay passes on. Two protocols turn such a
+// connection into a direct one: on punch/1 each node says one meeting, at most
+// 585 bytes, on seen/1 a relay answers an empty question with an address behind
+// its length (1 byte), at most 97 bytes.
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +35,12 @@ import (
 	"cell.network/cell/internal/identity"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
-	"github.com/libp2p/go-libp2p/p2p/host/observedaddrs"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
@@ -69,14 +79,55 @@ type Config struct {
 
 	// NAT says that the machine may sit behind an address translator: the host
 	// then learns its public addresses from what peers see, asks peers whether
-	// they can reach it (AutoNAT) and answers the same question. Default: off,
-	// what the interfaces say holds.
+	// they reach it (AutoNAT) and answers the same question, keeps places at
+	// relays while they do not, turns relayed connections into direct ones, and
+	// relays for others. Default: off, what the interfaces say holds. Any host
+	// dials nodes over relays.
 	NAT bool
+
+	// PortMap says to ask the router for a port (UPnP, NAT-PMP). Default: off.
+	PortMap bool
+
+	// Public says whether strangers reach the host: Yes, No, or Unknown, which
+	// is the default and finds out.
+	Public string
+
+	// Announce are addresses, in the form of Listen, at which others reach the
+	// host besides those it finds: a port that a router was told to pass on.
+	Announce []string
+
+	// Relay says whether the host relays for others. Auto, the default: while
+	// strangers reach it. It needs NAT.
+	Relay Choice
+
+	// Relays names up to n nodes that may have a place for this one. Default:
+	// peers that there are anyway.
+	Relays func(ctx context.Context, n int) []peer.AddrInfo
+
+	// Relayed are the protocols, such as "lease/1", that may go over relays.
+	// Others wait for a direct connection. Default: none.
+	Relayed []string
+
+	// Changed is told that the addresses of [Host.LeaseAddrs], or whether the
+	// host relays for others, may have changed. It must not wait.
+	Changed func()
+
+	mapper func(network.Network) basichost.NATManager // a router for tests
 
 	LowWater, HighWater int // connections; default 24 and 48
 
 	Log *slog.Logger // default: silent
 }
+
+// Choice is a setting that may be left to the host.
+type Choice string
+
+// The values of a Choice; "" is Auto.
+const (
+	Auto Choice = "auto"
+	On   Choice = "on"
+	Off  Choice = "off"
+)
 
 // Host is a libp2p host of one network. It is safe for concurrent use.
 type Host struct {
@@ -85,6 +136,14 @@ type Host struct {
 	network identity.Network
 	swarm   *swarm.Swarm
 	log     *slog.Logger
+	relayed []protocol.ID // may go over relays
+	changed func()
+
+	announce []ma.Multiaddr
+
+	circuits  *circuits
+	nat       *nat       // nil: the host does not look
+	volunteer *volunteer // nil without nat
 
 	closing sync.Once
 	closers []func() error // Close runs the last one first
@@ -96,7 +155,17 @@ func New(c Config) (*Host, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	h := &Host{key: c.Key.Public(), network: c.Network, log: c.Log}
+	h := &Host{key: c.Key.Public(), network: c.Network, log: c.Log, changed: c.Changed}
+	for _, name := range c.Relayed {
+		h.relayed = append(h.relayed, Protocol(c.Network, name))
+	}
+	for _, s := range c.Announce {
+		a, err := ma.NewMultiaddr(s)
+		if err != nil || !oneMachine(a) {
+			return nil, fmt.Errorf("open host: %q is no address that others could reach: one has the form /ip4/1.2.3.4/udp/4001/quic-v1", s)
+		}
+		h.announce = append(h.announce, a)
+	}
 	if err := h.build(c); err != nil {
 		_ = h.Close()
 		return nil, err
@@ -123,6 +192,17 @@ func (c *Config) fill() error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Changed == nil {
+		c.Changed = func() {}
+	}
+	c.Relay = cmp.Or(c.Relay, Auto)
+	c.Public = cmp.Or(c.Public, Unknown)
+	if c.Public != Yes && c.Public != No && c.Public != Unknown {
+		return fmt.Errorf("open host: public is %q, not %q, %q or %q", c.Public, Yes, No, Unknown)
+	}
+	if c.Relay != Auto && c.Relay != On && c.Relay != Off {
+		return fmt.Errorf("open host: relay is %q, not %q, %q or %q", c.Relay, Auto, On, Off)
+	}
 	return nil
 }
 
@@ -142,10 +222,24 @@ func (h *Host) build(c Config) error {
 	h.closers = append(h.closers, quic.Close)
 
 	bus := eventbus.NewBus()
-	if h.swarm, err = newSwarm(key, bus, quic, limits); err != nil {
+	gate := &gate{network: c.Network, dialled: func(ma.Multiaddr) {}}
+	if c.NAT {
+		h.nat = &nat{
+			host: h, seen: newSightings(), met: newAcquaintances(), forced: c.Public, relay: c.Relay,
+			news: make(chan struct{}, 1), mapped: h.announce,
+		}
+		h.nat.punches = &punches{nat: h.nat, busy: make(map[peer.ID]bool), left: punchBurst, at: time.Now()}
+		h.nat.ctx, h.nat.cancel = context.WithCancel(context.Background())
+		gate.dialled = h.nat.met.dialled
+	}
+	if h.swarm, err = newSwarm(key, bus, quic, limits, swarm.WithConnectionGater(gate), swarm.WithDialRanker(h.rank)); err != nil {
 		return fmt.Errorf("open host: %w", err)
 	}
 	h.closers = append(h.closers, h.swarm.Peerstore().Close, h.swarm.Close)
+	if h.circuits, err = newCircuits(h, key, limits); err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	h.closers = slices.Insert(h.closers, len(h.closers)-1, h.circuits.end)
 
 	manager, err := connmgr.NewConnManager(c.LowWater, c.HighWater, connmgr.WithGracePeriod(gracePeriod))
 	if err != nil {
@@ -157,14 +251,21 @@ func (h *Host) build(c Config) error {
 		UserAgent:                      "cell",
 		DisableNonPublicAddrPublishing: !c.Network.Private(),
 	}
-	if c.NAT {
-		seen, err := observedaddrs.NewManager(bus, h.swarm)
-		if err != nil {
+	if n := h.nat; n != nil {
+		if n.probe, err = newProbe(c, limits); err != nil {
 			return fmt.Errorf("open host: %w", err)
 		}
-		seen.Start(h.swarm)
-		h.closers = append(h.closers, seen.Close)
-		opts.ObservedAddrsManager = seen
+		h.closers = append(h.closers, n.probe.Close)
+		opts.AutoNATv2, opts.ObservedAddrsManager, opts.AddrsFactory = n.probe.v2, n.seen, n.addrs
+		if c.mapper == nil && c.PortMap && c.ListenPacket == nil {
+			c.mapper = basichost.NewNATManager
+		}
+		if c.mapper != nil {
+			opts.NATManager = func(net network.Network) basichost.NATManager {
+				n.mapper = c.mapper(net)
+				return n.mapper
+			}
+		}
 	}
 	basic, err := basichost.NewHost(h.swarm, opts)
 	if err != nil {
@@ -175,17 +276,33 @@ func (h *Host) build(c Config) error {
 	// time limit for each, that the protocols go.
 	h.closers = append(h.closers, basic.Close, h.swarm.Close)
 
-	if c.NAT {
-		probe, err := newProbe(basic, quic, limits)
-		if err != nil {
+	if err := h.swarm.AddTransport(h.circuits); err != nil {
+		return fmt.Errorf("open host: %w", err)
+	}
+	if n := h.nat; n != nil {
+		n.basic = basic
+		h.volunteer = newVolunteer(h)
+		if n.places, err = newPlaces(h, c.Relays); err != nil {
 			return fmt.Errorf("open host: %w", err)
 		}
-		h.closers = append(h.closers, probe)
+		if err := n.probe.attach(basic); err != nil {
+			return fmt.Errorf("open host: %w", err)
+		}
+		if err := h.swarm.AddListenAddr(ma.StringCast("/p2p-circuit")); err != nil {
+			return fmt.Errorf("%w on relays: %w", ErrListen, err)
+		}
+		n.ready.Store(true)
 	}
 	if err := h.listen(c.Listen); err != nil {
 		return err
 	}
 	basic.Start()
+	if h.nat != nil {
+		if err := h.nat.start(); err != nil {
+			return fmt.Errorf("open host: %w", err)
+		}
+		h.closers = append(h.closers, h.volunteer.Close, h.nat.Close)
+	}
 	return nil
 }
 
@@ -284,17 +401,24 @@ func (h *Host) DialableRaw(raw []byte) bool {
 // of: its addresses need not be public, but must be QUIC to one machine.
 func (h *Host) Neighbour(key identity.Key, addrs [][]byte) (peer.AddrInfo, error) {
 	id, err := PeerID(key)
-	return peer.AddrInfo{ID: id, Addrs: h.parseAddrs(addrs)}, err
+	direct := slices.DeleteFunc(h.parseAddrs(addrs), func(a ma.Multiaddr) bool { return !isQUIC(a) })
+	return peer.AddrInfo{ID: id, Addrs: direct}, err
 }
 
 func (h *Host) parseAddrs(raw [][]byte) []ma.Multiaddr {
 	var good []ma.Multiaddr
 	for _, b := range raw {
-		if a, err := ma.NewMultiaddrBytes(b); err == nil && oneMachine(a) {
+		if a, err := ma.NewMultiaddrBytes(b); err == nil && oneWay(a) {
 			good = append(good, a)
 		}
 	}
 	return good
+}
+
+// oneWay reports whether a leads to one machine, perhaps over one relay.
+func oneWay(a ma.Multiaddr) bool {
+	way, _, _ := splitRelayed(a)
+	return oneMachine(way)
 }
 
 // AddrInfo returns what another host needs to dial this one.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/x/rate"
 )
 
@@ -53,6 +54,10 @@ func newLimits() (network.ResourceManager, error) {
 			Streams: maxPeerStreams, StreamsInbound: maxProtocolPeerIn, StreamsOutbound: maxPeerStreams,
 			Memory: maxPeerMemory,
 		},
+		Service: map[string]rcmgr.ResourceLimits{relay.ServiceName: {
+			Streams: 4 * relayCircuits, StreamsInbound: 2 * relayCircuits, StreamsOutbound: 2 * relayCircuits,
+			Memory: 4 * relayCircuits * relayBuffer,
+		}},
 		Conn: rcmgr.ResourceLimits{Conns: 1, ConnsInbound: 1, ConnsOutbound: 1, Memory: maxConnMemory, FD: 1},
 	}
 	loop4, loop6 := netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -56,21 +57,41 @@ func Protocol(n identity.Network, name string) protocol.ID {
 // known where there is no connection. Unlike [host.Host.NewStream] it waits for
 // no answer: the protocol's name travels with the first bytes written, and a
 // peer that does not speak it fails the first read. Spares one to two round
-// trips on a new connection.
+// trips on a new connection. Where there is nothing but a relayed connection,
+// protocols of [Config.Relayed] use it, and others wait for a direct one.
 func (h *Host) Open(ctx context.Context, p peer.ID, proto protocol.ID) (network.Stream, error) {
-	c, err := h.swarm.DialPeer(ctx, p)
+	if slices.Contains(h.relayed, proto) {
+		ctx = network.WithAllowLimitedConn(ctx, string(proto))
+	}
+	return h.openAs(ctx, p, proto)
+}
+
+func (h *Host) openAs(ctx context.Context, p peer.ID, proto protocol.ID) (network.Stream, error) {
+	s, err := h.stream(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
-	s, err := c.NewStream(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open stream: %w", err)
-	}
+	return begun(s, proto)
+}
+
+// begun makes a new stream one of a protocol.
+func begun(s network.Stream, proto protocol.ID) (network.Stream, error) {
 	if err := s.SetProtocol(proto); err != nil {
 		_ = s.Reset()
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
 	return &lazyStream{Stream: s, rw: msmux.NewMSSelect(s, proto)}, nil
+}
+
+func (h *Host) stream(ctx context.Context, p peer.ID) (network.Stream, error) {
+	c, err := h.swarm.DialPeer(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if allowed, _ := network.GetAllowLimitedConn(ctx); c.Stat().Limited && !allowed {
+		return h.swarm.NewStream(ctx, p) // waits for a direct connection
+	}
+	return c.NewStream(ctx)
 }
 
 // closeTimeout bounds how long closing a stream waits for a protocol's name to be answered.

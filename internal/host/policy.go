@@ -7,17 +7,21 @@ import (
 
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/record"
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // Dialable reports whether a node of this network may dial an address that it
-// learnt from a stranger: one IP, one UDP port, QUIC version 1 and nothing
-// else, so that no name is looked up and no relay followed. On the public
-// network the IP must be public; on a private one any IP that belongs to a
-// single machine will do.
+// learnt from a stranger: one IP, one UDP port, QUIC version 1, and nothing
+// else or a relay that is reached there and passes connections on, so that no
+// name is looked up. On the public network the IP must be public; on a private
+// one any IP that belongs to a single machine will do.
 func Dialable(n identity.Network, a ma.Multiaddr) bool {
-	return oneMachine(a) && (n.Private() || manet.IsPublicAddr(a))
+	way, _, _ := splitRelayed(a)
+	return oneMachine(way) && len(a.Bytes()) <= record.MaxAddrSize && (n.Private() || manet.IsPublicAddr(way))
 }
 
 // oneMachine reports whether a is a QUIC address that belongs to one machine.
@@ -35,6 +39,62 @@ func isQUIC(a ma.Multiaddr) bool {
 		a[1].Code() == ma.P_UDP && a[2].Code() == ma.P_QUIC_V1
 }
 
+// splitRelayed takes a relayed address apart: <address>/p2p/<relay>/p2p-circuit
+// is the way to the relay and its id. Any other address is a way of its own.
+func splitRelayed(a ma.Multiaddr) (way ma.Multiaddr, relay peer.ID, relayed bool) {
+	if len(a) != 5 || a[3].Code() != ma.P_P2P || a[4].Code() != ma.P_CIRCUIT {
+		return a, "", false
+	}
+	id, err := peer.IDFromBytes(a[3].RawValue())
+	if err != nil {
+		return a, "", false
+	}
+	if _, err := KeyOf(id); err != nil {
+		return a, "", false
+	}
+	return a[:3], id, true
+}
+
+// relayedAddr is the address of a node that has a place at a relay.
+func relayedAddr(way ma.Multiaddr, relay peer.ID) ma.Multiaddr {
+	id, err := ma.NewComponent("p2p", relay.String())
+	if err != nil {
+		panic(err) // ids of peers that are connected are well formed
+	}
+	circuit, _ := ma.NewComponent("p2p-circuit", "")
+	return ma.Join(way, id.Multiaddr(), circuit.Multiaddr())
+}
+
+// gate keeps peers from making this node follow relays that it would not dial:
+// what they say of their addresses in identify comes to the dialler without
+// having passed [Dialable].
+type gate struct {
+	network identity.Network
+	dialled func(ma.Multiaddr) // told of every direct address about to be dialled
+}
+
+// InterceptAddrDial implements libp2p's gate.
+func (g *gate) InterceptAddrDial(_ peer.ID, a ma.Multiaddr) bool {
+	if isQUIC(a) {
+		g.dialled(a)
+		return true
+	}
+	_, _, relayed := splitRelayed(a)
+	return relayed && Dialable(g.network, a)
+}
+
+// InterceptPeerDial implements libp2p's gate and lets everything pass.
+func (*gate) InterceptPeerDial(peer.ID) bool { return true }
+
+// InterceptAccept implements libp2p's gate and lets everything pass.
+func (*gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+// InterceptSecured implements libp2p's gate and lets everything pass.
+func (*gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool { return true }
+
+// InterceptUpgraded implements libp2p's gate and lets everything pass.
+func (*gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+
 // Publishable returns those of a node's own addresses that it may tell
 // strangers, the most widely reachable first: those that [Dialable] allows.
 func Publishable(n identity.Network, addrs []ma.Multiaddr) []ma.Multiaddr {
@@ -42,9 +102,11 @@ func Publishable(n identity.Network, addrs []ma.Multiaddr) []ma.Multiaddr {
 }
 
 // LeaseAddrs returns the addresses that a lease of this node carries, at most
-// [record.MaxAddrs], binary and without /p2p. On the LAN (lan true) that is
-// every address, those of the LAN first and those of the machine itself last,
-// for nodes on one machine; elsewhere those of [Publishable].
+// [record.MaxAddrs], binary and without /p2p of the node itself. On the LAN (lan
+// true) that is every address of its own, those of the LAN first and those of
+// the machine itself last, for nodes on one machine; elsewhere those of
+// [Publishable], and where others may not reach the node by itself those at the
+// relays that have a place for it.
 func (h *Host) LeaseAddrs(lan bool) [][]byte {
 	addrs := Publishable(h.network, h.Addrs())
 	if lan {
@@ -65,13 +127,16 @@ func (h *Host) LeaseAddrs(lan bool) [][]byte {
 
 // reach ranks an address by how far it can be dialled from: 0 is the widest.
 func reach(a ma.Multiaddr) int {
+	_, _, relayed := splitRelayed(a)
 	switch {
+	case relayed:
+		return 1
 	case manet.IsPublicAddr(a):
 		return 0
 	case manet.IsIPLoopback(a):
-		return 2
+		return 3
 	}
-	return 1
+	return 2
 }
 
 // ranked keeps and sorts addresses; link-local IPv6 is of no use to others

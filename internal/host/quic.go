@@ -10,9 +10,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/host/autonat"
-	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
-	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -104,7 +101,7 @@ func (noNames) ResolveDNSComponent(context.Context, ma.Multiaddr, int) ([]ma.Mul
 // newSwarm makes the set of connections of one key. The detector of UDP black
 // holes is off: it counts each dial that we cancel as a failure and would
 // silence a node that has nothing but UDP.
-func newSwarm(key crypto.PrivKey, bus event.Bus, m *quicreuse.ConnManager, limits network.ResourceManager) (*swarm.Swarm, error) {
+func newSwarm(key crypto.PrivKey, bus event.Bus, m *quicreuse.ConnManager, limits network.ResourceManager, more ...swarm.Option) (*swarm.Swarm, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
 		return nil, err
@@ -119,13 +116,13 @@ func newSwarm(key crypto.PrivKey, bus event.Bus, m *quicreuse.ConnManager, limit
 	if err := book.AddPubKey(id, key.GetPublic()); err != nil {
 		return nil, err
 	}
-	s, err := swarm.NewSwarm(id, book, bus,
+	s, err := swarm.NewSwarm(id, book, bus, append(more,
 		swarm.WithResourceManager(limits),
 		swarm.WithMultiaddrResolver(noNames{}),
 		swarm.WithDialTimeout(dialTimeout),
 		swarm.WithDialTimeoutLocal(dialTimeout),
 		swarm.WithUDPBlackHoleSuccessCounter(nil),
-		swarm.WithIPv6BlackHoleSuccessCounter(nil))
+		swarm.WithIPv6BlackHoleSuccessCounter(nil))...)
 	if err != nil {
 		return nil, err
 	}
@@ -138,26 +135,4 @@ func newSwarm(key crypto.PrivKey, bus event.Bus, m *quicreuse.ConnManager, limit
 		return nil, err
 	}
 	return s, nil
-}
-
-// newProbe starts AutoNAT: the host asks peers to dial it back, and dials back
-// those that ask, from a key of its own so that no connection at hand is used.
-// The function returned ends what the host does not.
-func newProbe(h *basichost.BasicHost, m *quicreuse.ConnManager, limits network.ResourceManager) (func() error, error) {
-	key, _, err := crypto.GenerateEd25519Key(nil)
-	if err != nil {
-		return nil, err
-	}
-	dialer, err := newSwarm(key, eventbus.NewBus(), m, limits)
-	if err != nil {
-		return nil, err
-	}
-	public := func() []ma.Multiaddr { return publicAddrs(h.AllAddrs()) }
-	nat, err := autonat.New(h, autonat.UsingAddresses(public), autonat.EnableService(dialer))
-	if err != nil {
-		_ = dialer.Close()
-		return nil, err
-	}
-	h.SetAutoNat(nat)
-	return func() error { _ = dialer.Close(); return dialer.Peerstore().Close() }, nil
 }

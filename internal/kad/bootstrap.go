@@ -9,21 +9,24 @@ import (
 	"sync"
 	"time"
 
+	"cell.network/cell/internal/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 )
 
 // How peers are met.
 const (
-	fewPeers     = 8 // below, the bootstrap peers are dialled again and again
-	meetMany     = 16
+	fewPeers     = 8  // below, the bootstrap peers are dialled again and again
+	meetMany     = 16 // peers taken of one call of AddPeers
 	meetFew      = 2  // remembered peers that are dialled now and then: so that the halves of a cut network meet again
-	meetAtOnce   = 8  // dials under way
+	meetWave     = 24 // remembered peers that are dialled at once where nobody is known: most may be dead
+	waveEvery    = 300 * time.Millisecond
+	meetAtOnce   = 8  // dials under way otherwise
 	maxMeetings  = 32 // calls of AddPeers under way; what comes meanwhile is dropped
 	meetTimeout  = 5 * time.Second
+	waveTimeout  = 2 * time.Second
 	backoffFirst = time.Second     // pause after the first attempt to fill the table
 	backoffEmpty = time.Minute     // it doubles up to this while the table is empty
 	backoffSmall = 2 * time.Minute // and up to this while it is not
@@ -51,7 +54,7 @@ func parseSeed(s string) (ma.Multiaddr, error) {
 // Whoever says so may have made them up: while many are being dialled, further
 // ones are forgotten, so that dials for other ends go on.
 func (k *Kad) AddPeers(peers []peer.AddrInfo) {
-	peers = slices.DeleteFunc(slices.Clone(peers), func(p peer.AddrInfo) bool { return len(p.Addrs) == 0 || k.met(p.ID) })
+	peers = slices.DeleteFunc(slices.Clone(peers), func(p peer.AddrInfo) bool { return len(p.Addrs) == 0 || k.linked(p.ID) })
 	if len(peers) == 0 {
 		return
 	}
@@ -70,11 +73,11 @@ func (k *Kad) AddPeers(peers []peer.AddrInfo) {
 	go func() {
 		defer k.tasks.Done()
 		defer func() { <-k.meetings }()
-		k.meet(peers)
+		k.meet(peers, meetAtOnce, meetTimeout)
 	}()
 }
 
-// Bootstrap waits until the routing table holds a peer. The dialling goes on
+// Bootstrap waits until this node knows somebody to ask. The dialling goes on
 // without it. When ctx ends first the error wraps [ErrNoPeers].
 func (k *Kad) Bootstrap(ctx context.Context) error {
 	k.wake()
@@ -106,10 +109,10 @@ func (k *Kad) wake() {
 func (k *Kad) keepPeers() {
 	backoff := backoffFirst
 	for {
-		if k.lost.Swap(false) || k.Size() < fewPeers {
+		if k.lost.Swap(false) || k.dht.RoutingTable().Size() < fewPeers {
 			k.meetAll()
 		} else {
-			k.meet(k.book.pick(meetFew, time.Now(), k.inTable))
+			k.meet(k.book.pick(meetFew, time.Now(), k.inTable), meetAtOnce, meetTimeout)
 		}
 		k.remember()
 		full, most := k.Size() > 0, backoffEmpty
@@ -153,8 +156,8 @@ func (k *Kad) pause(wait time.Duration, full bool) bool {
 	}
 }
 
-// met reports whether there is nothing to gain from dialling a peer.
-func (k *Kad) met(p peer.ID) bool {
+// linked reports whether there is nothing to gain from dialling a peer.
+func (k *Kad) linked(p peer.ID) bool {
 	return p == k.host.ID() || k.host.Network().Connectedness(p) == network.Connected
 }
 
@@ -167,11 +170,30 @@ func (k *Kad) meetAll() {
 			if err != nil {
 				k.conf.Log.Debug("bootstrap address gave nothing", "addr", s, "err", err)
 			}
-			k.meet(seeds)
+			k.meet(seeds, meetAtOnce, meetTimeout)
 		})
 	}
-	all.Go(func() { k.meet(k.book.pick(meetMany, time.Now(), k.met)) })
+	all.Go(k.meetOld)
 	all.Wait()
+}
+
+// meetOld dials remembered peers, a wave of them and another one soon after,
+// until somebody is known: one dead peer must not keep this node from the next.
+func (k *Kad) meetOld() {
+	old := k.book.pick(maxBook, time.Now(), k.linked)
+	var all sync.WaitGroup
+	defer all.Wait()
+	for wave := range slices.Chunk(old, meetWave) {
+		all.Go(func() { k.meet(wave, meetWave, waveTimeout) })
+		select {
+		case <-time.After(waveEvery):
+		case <-k.ctx.Done():
+			return
+		}
+		if k.Size() > 0 {
+			return
+		}
+	}
 }
 
 // seed returns the peers behind a bootstrap address.
@@ -205,23 +227,35 @@ func (k *Kad) seed(s string) ([]peer.AddrInfo, error) {
 	return infos, errors.Join(err, e)
 }
 
-// meet dials peers, a few at a time, and returns when all have been tried.
-func (k *Kad) meet(peers []peer.AddrInfo) {
+// meet dials peers, some at once, asks them who is close to this node, and
+// returns when all have been tried. Who answers can be asked for more at once;
+// into the routing table it comes once it has said what protocols it speaks.
+func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) {
 	var all sync.WaitGroup
-	slots := make(chan struct{}, meetAtOnce)
+	slots := make(chan struct{}, atOnce)
 	for _, p := range peers {
-		if k.met(p.ID) {
+		if k.linked(p.ID) {
 			continue
 		}
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(k.ctx, meetTimeout)
+			ctx, cancel := context.WithTimeout(k.ctx, limit)
 			defer cancel()
-			k.host.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.TempAddrTTL)
 			k.host.Redial(p.ID)
-			if err := k.host.Connect(ctx, p); err != nil {
+			start := time.Now()
+			if _, err := k.ask(ctx, p, request{Op: opNear, Key: k.self[:]}); err != nil {
 				k.conf.Log.Debug("peer does not answer", "peer", p.ID, "err", err)
+				return
+			}
+			if len(host.Publishable(k.conf.Network, p.Addrs)) == 0 {
+				return // a neighbour, who is none of a network of strangers
+			}
+			alone := k.Size() == 0
+			k.dir.answered(p.ID, p.Addrs, time.Since(start)/2, time.Now())
+			k.book.note(p, time.Now())
+			if alone {
+				k.table.tell()
 			}
 		})
 	}

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cell.network/cell/internal/identity"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // Fifty nodes; every fifth loses its power; a cut; through all of it what is
@@ -71,35 +74,67 @@ func TestFiftyNodesThroughFaults(t *testing.T) {
 	})
 }
 
-// To renew a lease the nodes that hold it are asked directly; when one of them
-// is gone, others are looked for.
-func TestRenewalNeedsNoLookup(t *testing.T) {
+// holding returns who holds a lease of cell, other than its owner.
+func (w *world) holding(cell identity.Cell, owner *member) (out []*member) {
+	for _, n := range w.nodes {
+		if !n.dead && n != owner && len(n.store.get(cell.Key(testNet.ID()), time.Now(), nobody)) > 0 {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// A lease lies on the holders of every place. When some of them die others take
+// it, and so does a node that joins among them, without a renewal.
+func TestLeasesStayWithTheClosest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 6)
-		w.seeded(30)
-		owner, key := w.nodes[0], greeter.Key(testNet.ID())
+		w.seeded(60)
+		late := w.nodes[59] // joins later
+		w.membership(w.nodes[:59]...)
+		w.kill(late)
+		owner, places := w.nodes[0], placesOf(greeter.Key(testNet.ID()))
 		start := time.Now()
-		w.put(owner, greeter, 1, time.Minute)
-		first := time.Since(start)
-		start = time.Now()
-		if holders := w.put(owner, greeter, 2, time.Minute); holders < Replicas {
+		holders := w.put(owner, greeter, 1, 10*time.Minute)
+		if least := Keys * (Holders/2 + 1) / 2; holders < least {
 			t.Errorf("%d nodes hold the lease", holders)
 		}
-		if renewal := time.Since(start); renewal > 330*time.Millisecond || renewal > first {
-			t.Errorf("the renewal took %v, the first put %v", renewal, first)
-		}
-		gone := owner.holdersOf(key)[3]
-		for _, n := range w.nodes {
-			if n.host.ID() == gone {
-				w.kill(n)
+		t.Logf("put after %v", time.Since(start))
+		whole := func(what string) {
+			t.Helper()
+			held := w.holding(greeter, owner)
+			var ids []peer.ID
+			for _, n := range w.nodes {
+				if !n.dead && n != owner {
+					ids = append(ids, n.host.ID())
+				}
+			}
+			for r, p := range places {
+				for _, id := range closest(p, ids, Holders) {
+					if !slices.ContainsFunc(held, func(n *member) bool { return n.host.ID() == id }) {
+						t.Errorf("%s: a holder of place %d does not have the lease", what, r)
+					}
+				}
 			}
 		}
-		if holders := w.put(owner, greeter, 3, time.Minute); holders < Replicas {
-			t.Errorf("%d nodes hold the lease after one died", holders)
+		time.Sleep(5 * time.Second)
+		whole("at first")
+		for range 5 {
+			n := w.holding(greeter, owner)[0]
+			w.kill(n)
+			for _, m := range w.nodes {
+				if !m.dead {
+					m.Known(n.key.Public(), nil, true, false)
+				}
+			}
 		}
-		if now := owner.holdersOf(key); len(now) < Quorum || slices.Contains(now, gone) {
-			t.Errorf("the dead node is still asked: %v", now)
-		}
+		time.Sleep(5 * time.Second)
+		whole("after deaths")
+		joined := w.add(1000, Config{still: true})
+		w.membership(w.nodes...)
+		time.Sleep(5 * time.Second)
+		whole("after a node joined")
+		_ = joined
 	})
 }
 

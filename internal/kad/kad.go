@@ -1,26 +1,37 @@
-// Package kad finds and stores leases on the nodes closest to a cell's key, in a
-// Kademlia network over libp2p.
+// Package kad finds and stores leases on the nodes closest to a cell's places in
+// the key space of a Kademlia network over libp2p.
 //
 // The routing table and its upkeep are those of go-libp2p-kad-dht under the
-// prefix /cell/<16 hex of the network id>; lookups and leases are ours. Distance
-// is XOR between a cell's [identity.NameKey] and SHA-256 of a peer's id.
+// prefix /cell/<16 hex of the network id>; lookups and leases are ours. A node's
+// place is SHA-256 of its peer id, distance is XOR. The leases of a cell lie at
+// [Keys] places, r = 0, 1, 2, of its [identity.NameKey]
 //
-// Protocol /cell/<16 hex>/lease/1: one request and one answer a stream, each
+//	SHA-256("cell/lease/1" ‖ name key ‖ byte r)
+//
+// on the [Holders] closest nodes each. Whom membership told of ([Kad.Known]) is
+// asked directly; where this node knows too few, answers name closer ones.
+//
+// Protocol /cell/<16 hex>/lease/2: one request and one answer a stream, each
 //
 //	4 bytes   length of what follows, big endian
 //	n bytes   one CBOR map with small integers as keys; unknown keys are ignored
 //
 //	request, at most [MaxRequest] bytes
-//	  1  uint      op: 1 near, 2 get, 3 put
-//	  2  bytes 32  key
+//	  1  uint      op: 1 near, 2 get, 3 put, 4 watch
+//	  2  bytes 32  near: a place; else the name key
 //	  3  bytes     put: the lease's record, at most record.MaxLeaseSize
+//	  4  uint      get and put: bit r asks for the peers closest to place r
 //	answer, at most [MaxAnswer] bytes
 //	  1  uint      0 ok · 1 refused, 5 says why · 2 busy, ask another
-//	  2  [bytes]   get: leases and tombstones under the key, at most [MaxLeases]
-//	  3  [{1: bytes 32, 2: [bytes]}]  near and get: node key and binary multiaddrs
-//	               of the closest peers known, at most [MaxCloser], each with at
-//	               most [MaxCloserAddrs] addresses
+//	  2  [bytes]   get and watch: leases and tombstones of the name, at most [MaxLeases]
+//	  3  [{1: bytes 32, 2: [bytes]}]  node key and binary multiaddrs of the closest
+//	               peers known, 12 for each place asked for, at most [MaxCloser] in
+//	               all, each with at most [MaxCloserAddrs] addresses
 //	  5  text      why a put was refused, one word of record.Reason or of this package
+//
+// Protocol /cell/<16 hex>/watch/1: one request with op watch, then answers until
+// either end closes the stream: the first says what is held, each other one what
+// came since, or nothing every 20 seconds.
 //
 // A holder verifies what it stores and a finder what it is told: nobody's word
 // is taken for a lease. A holder counts a lease's TTL from receipt and keeps
@@ -49,16 +60,10 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 )
 
-// Sizes of the network's redundancy.
-const (
-	Replicas = 12 // nodes that hold a lease
-	Quorum   = 8  // closest nodes that must have answered before a Find ends
-)
-
 var (
-	// ErrNoPeers says that the routing table is empty: this node knows nobody.
+	// ErrNoPeers says that the node knows nobody to ask.
 	ErrNoPeers = errors.New("no peers")
-	// ErrUnreachable says that no peer in the routing table answered.
+	// ErrUnreachable says that none of the peers known answered.
 	ErrUnreachable = errors.New("no peer answered")
 	// ErrRefused says that the closest peers answered and none of them stored the lease.
 	ErrRefused = errors.New("lease refused")
@@ -89,6 +94,14 @@ type Config struct {
 	// PeersFile keeps peers from one run to the next. Default: none.
 	PeersFile string
 
+	// Floor is the memory of the highest orders seen, shared with whoever else
+	// receives leases. Default: one of its own.
+	Floor *record.Floor
+
+	// FloorFile keeps the floor from one run to the next: it is read by New and
+	// written now and then and by Close. Default: none.
+	FloorFile string
+
 	// Resolve looks up /dnsaddr names. Default: the system's DNS.
 	Resolve func(context.Context, ma.Multiaddr) ([]ma.Multiaddr, error)
 
@@ -99,6 +112,13 @@ type Config struct {
 	Log *slog.Logger // default: silent
 
 	still bool // tests: the routing table is left alone
+	weak  weak // tests: what an attack needs to succeed
+}
+
+// weak are defences that are left out.
+type weak struct {
+	onePlace  bool // names have one place only
+	firstCome bool // who comes first under a name stays
 }
 
 // Kad is a node's part in the network. It is safe for concurrent use.
@@ -106,14 +126,17 @@ type Kad struct {
 	conf  Config
 	host  *host.Host
 	net   identity.NetworkID
-	self  distance // place of this node
-	proto protocol.ID
+	self  place // of this node
 	dht   *dht.IpfsDHT
 	table *table
+	dir   *directory
 	store *store
 	book  *book
 	rate  rates
-	seen  record.Floor // what was found and held
+
+	proto, watchProto protocol.ID
+	watched           *watched
+	asked             atomic.Uint64 // requests sent by lookups
 
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -122,10 +145,10 @@ type Kad struct {
 	meetings chan struct{} // one taken for each AddPeers under way
 	lost     atomic.Bool   // nobody in the table answered
 
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	refused map[string]uint64
-	holders map[identity.NameKey]holding
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	refused  map[string]uint64
+	deposits map[depositKey]*deposit
 }
 
 // New joins a network: it starts to serve, to dial the bootstrap peers and to
@@ -136,9 +159,16 @@ func New(h *host.Host, c Config) (*Kad, error) {
 		return nil, err
 	}
 	k := &Kad{
-		conf: c, host: h, net: c.Network.ID(), self: placeOf(h.ID()), proto: host.Protocol(c.Network, "lease/1"),
-		table: newTable(h), store: newStore(), kick: make(chan struct{}, 1), meetings: make(chan struct{}, maxMeetings),
-		refused: make(map[string]uint64), holders: make(map[identity.NameKey]holding),
+		conf: c, host: h, net: c.Network.ID(), self: placeOf(h.ID()),
+		proto: host.Protocol(c.Network, "lease/2"), watchProto: host.Protocol(c.Network, "watch/1"),
+		table: newTable(h), dir: newDirectory(), store: newStore(!c.Network.Private()), watched: newWatched(),
+		kick: make(chan struct{}, 1), meetings: make(chan struct{}, maxMeetings),
+		refused: make(map[string]uint64), deposits: make(map[depositKey]*deposit),
+	}
+	if c.FloorFile != "" {
+		if err := c.Floor.Load(c.FloorFile); err != nil {
+			c.Log.Warn("starting without the orders seen before", "err", err)
+		}
 	}
 	if k.book, err = openBook(c.PeersFile); err != nil {
 		c.Log.Info("starting without cached peers", "err", err)
@@ -150,12 +180,20 @@ func New(h *host.Host, c Config) (*Kad, error) {
 	if c.still {
 		opts = append(opts, dht.DisableAutoRefresh())
 	}
+	if !c.Network.Private() {
+		opts = append(opts, dht.RoutingTablePeerDiversityFilter(newDiversity(h.Network())))
+	}
 	if k.dht, err = dht.New(k.table, opts...); err != nil {
 		return nil, fmt.Errorf("join network: %w", err)
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
-	h.SetStreamHandler(k.proto, k.serve)
+	if mode != dht.ModeClient {
+		h.SetStreamHandler(k.proto, k.serve)
+		h.SetStreamHandler(k.watchProto, k.serveWatch)
+	}
+	k.store.firstCome = c.weak.firstCome
 	k.tasks.Go(k.keepStore)
+	k.tasks.Go(k.keepDeposits)
 	if !c.still {
 		k.tasks.Go(k.keepPeers)
 	}
@@ -170,6 +208,9 @@ func (c *Config) fill(h *host.Host) (dht.ModeOpt, error) {
 		if _, err := parseSeed(s); err != nil {
 			return 0, fmt.Errorf("join network: %w", err)
 		}
+	}
+	if c.Floor == nil {
+		c.Floor = new(record.Floor)
 	}
 	if c.Resolve == nil {
 		c.Resolve = madns.DefaultResolver.Resolve
@@ -188,8 +229,24 @@ func (c *Config) fill(h *host.Host) (dht.ModeOpt, error) {
 	return 0, fmt.Errorf("join network: unknown mode %q; it is one of auto, server, client", c.Mode)
 }
 
-// Size returns how many peers the routing table holds.
-func (k *Kad) Size() int { return k.dht.RoutingTable().Size() }
+// Size returns how many peers this node could ask, of its routing table or its
+// directory, whichever knows more.
+func (k *Kad) Size() int { return max(k.dht.RoutingTable().Size(), k.dir.size()) }
+
+// Known says what membership knows of a node: its binary multiaddrs, whether it
+// serves the DHT, and whether it is alive. A dead node is not asked, and its
+// leases are neither handed out nor found until it is alive again, it puts one
+// itself, or one appears that is newer than those that were there.
+func (k *Kad) Known(node identity.Key, addrs [][]byte, server, alive bool) {
+	if node == k.host.Key() {
+		return
+	}
+	alone := k.dir.size() == 0
+	k.dir.know(node, addrs, server, alive, time.Now())
+	if alone && k.dir.size() > 0 {
+		k.table.tell()
+	}
+}
 
 // Serving reports whether this node answers lookups of others now.
 func (k *Kad) Serving() bool {
@@ -199,6 +256,9 @@ func (k *Kad) Serving() bool {
 // Held returns how many leases and tombstones of others and its own this node
 // holds, and their size in bytes.
 func (k *Kad) Held() (records, bytes int) { return k.store.size() }
+
+// Asked returns how many requests lookups have sent so far.
+func (k *Kad) Asked() uint64 { return k.asked.Load() }
 
 // Stats returns how much was refused, by reason.
 func (k *Kad) Stats() map[string]uint64 {
@@ -218,41 +278,26 @@ func (k *Kad) refuse(reason string) {
 
 // Reasons of this package; those of leases are the words of [record.Reason].
 const (
-	reasonRequest = "request" // a request that is none, or came too slowly
-	reasonAnswer  = "answer"  // an answer that is none
-	reasonRate    = "rate"    // too many requests from one source
-	reasonKey     = "key"     // a lease under another cell's key
-	reasonAddress = "address" // a lease without an address that may be dialled
-	reasonFar     = "far"     // a lease for nodes much closer than this one
-	reasonFull    = "full"    // no room under the key or at all
-	reasonQuota   = "quota"   // no more room for this source
+	reasonRequest  = "request"  // a request that is none, or came too slowly
+	reasonAnswer   = "answer"   // an answer that is none
+	reasonRate     = "rate"     // too many requests from one source
+	reasonKey      = "key"      // a lease under another cell's key
+	reasonAddress  = "address"  // a lease without an address that may be dialled
+	reasonFar      = "far"      // a lease for nodes much closer than this one
+	reasonFull     = "full"     // no room under the key or at all
+	reasonQuota    = "quota"    // no more room for this source, or for this author
+	reasonGroup    = "group"    // enough leases of this name from these addresses
+	reasonWatchers = "watchers" // enough who watch this name, or in all
 )
-
-// admit verifies a lease for key, whoever sent it, and raises the floor to it.
-func (k *Kad) admit(raw []byte, key identity.NameKey, now time.Time) (l record.Lease, reason string) {
-	l, err := record.OpenAnnouncement(raw, k.net, now)
-	switch {
-	case err != nil:
-		return l, record.Reason(err)
-	case l.Cell.Key(k.net) != key:
-		return l, reasonKey
-	case !l.Tombstone() && !slices.ContainsFunc(l.Addrs, k.dialable):
-		return l, reasonAddress
-	}
-	if _, err := k.seen.Admit(l); err != nil {
-		return l, record.Reason(err)
-	}
-	return l, ""
-}
 
 func (k *Kad) dialable(raw []byte) bool {
 	a, err := ma.NewMultiaddrBytes(raw)
 	return err == nil && host.Dialable(k.conf.Network, a)
 }
 
-// nearest returns the peers in the routing table that are closest to key.
-func (k *Kad) nearest(key identity.NameKey, n int) []peer.ID {
-	return k.dht.RoutingTable().NearestPeers(kb.ID(key[:]), n)
+// nearest returns the peers in the routing table that are closest to p.
+func (k *Kad) nearest(p place, n int) []peer.ID {
+	return k.dht.RoutingTable().NearestPeers(kb.ID(p[:]), n)
 }
 
 // sweepEvery is how often expired leases are thrown away.
@@ -265,10 +310,19 @@ func (k *Kad) keepStore() {
 		select {
 		case <-t.C:
 			k.store.sweep(time.Now())
-			k.forgetHolders(time.Now())
+			k.saveFloor()
 		case <-k.ctx.Done():
 			return
 		}
+	}
+}
+
+func (k *Kad) saveFloor() {
+	if k.conf.FloorFile == "" {
+		return
+	}
+	if err := k.conf.Floor.Save(k.conf.FloorFile); err != nil {
+		k.conf.Log.Warn("the orders seen are not remembered", "err", err)
 	}
 }
 
@@ -282,12 +336,15 @@ func (k *Kad) Close() error {
 		k.tasks.Wait()
 		return nil
 	}
+	k.linger()
 	k.host.RemoveStreamHandler(k.proto)
+	k.host.RemoveStreamHandler(k.watchProto)
 	if !k.conf.still {
 		k.remember()
 	}
 	k.cancel()
 	k.tasks.Wait()
+	k.saveFloor()
 	return errors.Join(k.dht.Close(), k.book.save())
 }
 

@@ -2,9 +2,9 @@ package kad
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
+	"maps"
+	"sync"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -12,152 +12,275 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// The nodes that took a lease are asked again without a lookup for a while.
+// How own leases are kept where they belong.
 const (
-	holdersFor = 2 * time.Minute
-	maxHolders = 4096 // cells remembered
+	putTimeout    = 10 * time.Second       // for a lease to reach all holders
+	tombKept      = 2 * time.Minute        // new holders are told of a withdrawal for so long
+	settleTime    = 250 * time.Millisecond // after a change
+	restFactor    = 20                     // of the time that the last look took: many leases cost 5 % of a core at most
+	lingerTime    = 500 * time.Millisecond // that Close waits for withdrawals under way
+	depositPause  = 2 * time.Second        // between two looks for new holders of one lease
+	depositsAtOne = 4                      // leases that are put again at the same time
 )
 
-// holding is who took the leases of one cell.
-type holding struct {
-	peers  []peer.ID // at least Quorum of the Replicas that were asked
-	passed []peer.ID // closer than the farthest of them, but dead, slow or unwilling
+// holderTag marks connections to those who hold this node's leases, holderValue
+// is what they are worth to the connection manager.
+const (
+	holderTag   = "lease-holder"
+	holderValue = 3
+)
+
+// deposit is a lease of this node's and who took it.
+type deposit struct {
+	lease  record.Lease
+	places []place
 	until  time.Time
+	first  chan struct{}   // closed when all have been asked once
+	ctx    context.Context // ends when a newer lease takes its place
+	cancel context.CancelFunc
+
+	mu     sync.Mutex       // guards what follows
+	took   map[peer.ID]bool // of those who were asked
+	looked time.Time        // for new holders
+	busy   bool             // being put
 }
 
-// Put stores a lease, or the tombstone that withdraws one, on the [Replicas]
-// nodes closest to its cell's key and returns how many hold it, this node
-// included where it is one of them. The error is nil unless nobody else took
-// it: then [ErrNoPeers], [ErrUnreachable], [ErrRefused] or that of ctx. A node
-// keeps its own leases in any case, for those who ask it.
+type depositKey struct {
+	key    identity.NameKey
+	signer identity.Key
+}
+
+// Put stores a lease, or the tombstone that withdraws one, on the [Holders]
+// nodes closest to each of its cell's [Keys] places. It returns as soon as at
+// each place most of them hold it, with how many do by then, this node included
+// where it is one of them; the others are told in the background, and so are
+// nodes that come to be among the closest before the lease ends or a newer one
+// is put. The error is nil unless nobody else took it: then [ErrNoPeers],
+// [ErrUnreachable], [ErrRefused] or that of ctx. A node keeps its own leases in
+// any case, for those who ask it.
 func (k *Kad) Put(ctx context.Context, l record.Lease) (holders int, err error) {
 	key := l.Cell.Key(k.net)
-	if reason := k.hold(key, l.Raw, ownSource, time.Now()); reason != "" {
+	if reason := k.hold(key, l.Raw, ownOrigin, time.Now()); reason != "" {
 		return 0, fmt.Errorf("put lease of %s: %w: %s", l.Cell.Short(), ErrRefused, reason)
 	}
-	targets, remembered := k.holdersOf(key), true
-	var stored, passed []peer.ID
-	for {
-		if len(targets) == 0 {
-			remembered = false
-			w, err := k.walk(ctx, key, opNear, Replicas, func(answer) bool { return true })
-			if err != nil {
-				return 0, fmt.Errorf("put lease of %s: %w", l.Cell.Short(), err)
-			}
-			targets, passed = w.closest(), w.passed()
-		}
-		stored, err = k.offer(ctx, key, l.Raw, targets)
-		if !remembered || len(stored) == len(targets) || ctx.Err() != nil {
-			break
-		}
-		targets = nil // some of the old ones are gone: look again
+	d := k.deposit(key, l, time.Now())
+	if !k.begin() {
+		close(d.first)
+		return 0, fmt.Errorf("put lease of %s: closed", l.Cell.Short())
 	}
-	if !remembered {
-		k.setHolders(key, stored, append(passed, targets...), len(targets) == Replicas)
+	most, all := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer k.tasks.Done()
+		defer close(d.first)
+		all <- k.spread(d, sync.OnceFunc(func() { close(most) }))
+	}()
+	select {
+	case <-most:
+	case err = <-all:
+	case <-ctx.Done():
+		d.cancel()
+		<-all
+		err = context.Cause(ctx)
 	}
-	if len(stored) == 0 {
+	n := d.count()
+	if n == 0 && err != nil {
 		return 0, fmt.Errorf("put lease of %s: %w", l.Cell.Short(), err)
 	}
-	holders = len(stored)
-	if k.amongClosest(key, stored) {
-		holders++
+	if k.amongClosest(d) {
+		n++
 	}
-	return holders, nil
+	return n, nil
 }
 
-// amongClosest reports whether a lookup of key would come to this node too.
-func (k *Kad) amongClosest(key identity.NameKey, stored []peer.ID) bool {
+// deposit makes l the lease to be kept up under key.
+func (k *Kad) deposit(key identity.NameKey, l record.Lease, now time.Time) *deposit {
+	d := &deposit{lease: l, places: k.placesOf(key), until: l.Expires(now), first: make(chan struct{}), took: make(map[peer.ID]bool)}
+	if l.Tombstone() {
+		d.until = now.Add(tombKept)
+	}
+	d.ctx, d.cancel = context.WithCancel(k.ctx)
+	at := depositKey{key, l.Signer}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if old := k.deposits[at]; old != nil {
+		old.cancel()
+	}
+	k.deposits[at] = d
+	return d
+}
+
+// spread asks everyone who should hold d, and does not yet, to take it. It calls
+// most when most of them hold it and returns when all do that will.
+func (k *Kad) spread(d *deposit, most func()) error {
+	d.mu.Lock()
+	d.busy, d.looked = true, time.Now()
+	asked := maps.Clone(d.took)
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.busy = false
+		d.mu.Unlock()
+	}()
+	ctx, cancel := context.WithTimeout(d.ctx, putTimeout)
+	defer cancel()
+	l := k.lookUp(storing, d.places)
+	for p, took := range asked {
+		if took {
+			l.answer(p, true, nil)
+		}
+	}
+	defer func() { d.note(l) }()
+	key := d.lease.Cell.Key(k.net)
+	return k.walk(ctx, l, request{Op: opPut, Key: key[:], Lease: d.lease.Raw},
+		func() bool { most(); return true },
+		func(from *candidate, _ answer) bool {
+			d.mu.Lock()
+			d.took[from.ID] = true
+			d.mu.Unlock()
+			k.host.ConnManager().TagPeer(from.ID, holderTag, holderValue)
+			return true
+		})
+}
+
+// note remembers who was asked and did not take it: they are not asked again
+// before the lease is renewed.
+func (d *deposit) note(l *lookup) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, c := range l.known {
+		if !c.sent.IsZero() && !d.took[id] {
+			d.took[id] = false
+		}
+	}
+}
+
+func (d *deposit) count() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, took := range d.took {
+		if took {
+			n++
+		}
+	}
+	return n
+}
+
+// amongClosest reports whether a lookup would come to this node too.
+func (k *Kad) amongClosest(d *deposit) bool {
 	if !k.Serving() {
 		return false
 	}
-	return len(stored) < Replicas || slices.ContainsFunc(stored, func(p peer.ID) bool {
-		return k.self.to(key).compare(placeOf(p).to(key)) < 0
-	})
-}
-
-// offer sends a lease to every target at once and returns those who took it.
-func (k *Kad) offer(ctx context.Context, key identity.NameKey, raw []byte, targets []peer.ID) (stored []peer.ID, err error) {
-	type result struct {
-		from   peer.ID
-		answer answer
-		err    error
-	}
-	results := make(chan result, len(targets))
-	for _, p := range targets {
-		go func() {
-			a, err := k.ask(ctx, peer.AddrInfo{ID: p}, request{Op: opPut, Key: key[:], Lease: raw})
-			results <- result{p, a, err}
-		}()
-	}
-	err = ErrUnreachable
-	for range targets {
-		switch r := <-results; {
-		case r.err != nil:
-			if !errors.Is(err, ErrRefused) {
-				err = fmt.Errorf("%w: %w", ErrUnreachable, r.err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.places {
+		closer := 0
+		for id, took := range d.took {
+			if took && placeOf(id).to(p).compare(k.self.to(p)) < 0 {
+				closer++
 			}
-		case r.answer.Code == codeOK:
-			stored = append(stored, r.from)
-		default:
-			err = fmt.Errorf("%w: %s", ErrRefused, printable(r.answer.Reason))
+		}
+		if closer < Holders {
+			return true
 		}
 	}
-	if e := context.Cause(ctx); e != nil {
-		err = e
-	}
-	return stored, err
+	return false
 }
 
-// printable keeps a stranger's word fit for a terminal and a log.
-func printable(s string) string {
-	for i := range len(s) {
-		if s[i] < 'a' || s[i] > 'z' {
-			return "for no known reason"
+// keepDeposits puts own leases anew on nodes that have come to be among the
+// closest, since they joined or others died.
+func (k *Kad) keepDeposits() {
+	for {
+		known, routed := k.dir.wait(), k.table.wait()
+		start, wait := time.Now(), sweepEvery
+		if k.renewDeposits(start) {
+			wait = depositPause
+		}
+		rest := max(settleTime, restFactor*time.Since(start)) // more changes are likely to follow
+		t := time.NewTimer(wait)
+		select {
+		case <-known:
+		case <-routed:
+		case <-t.C:
+		case <-k.ctx.Done():
+		}
+		t.Stop()
+		select {
+		case <-time.After(rest):
+		case <-k.ctx.Done():
+			return
 		}
 	}
-	return s
 }
 
-// holdersOf returns who took this cell's leases of late, unless the routing
-// table has learnt since of a peer that is closer than the farthest of them.
-func (k *Kad) holdersOf(key identity.NameKey) []peer.ID {
+// linger waits a moment for withdrawals that are on their way to all holders.
+func (k *Kad) linger() {
 	k.mu.Lock()
-	h := k.holders[key]
+	var last []*deposit
+	for _, d := range k.deposits {
+		if d.lease.Tombstone() {
+			last = append(last, d)
+		}
+	}
 	k.mu.Unlock()
-	if len(h.peers) == 0 || time.Now().After(h.until) {
-		return nil
-	}
-	far := distance{}
-	for _, p := range h.peers {
-		if d := placeOf(p).to(key); d.compare(far) > 0 {
-			far = d
+	t := time.NewTimer(lingerTime)
+	defer t.Stop()
+	for _, d := range last {
+		select {
+		case <-d.first:
+		case <-t.C:
+			return
 		}
-	}
-	for _, p := range k.nearest(key, Replicas) {
-		if !slices.Contains(h.peers, p) && !slices.Contains(h.passed, p) && placeOf(p).to(key).compare(far) < 0 {
-			return nil
-		}
-	}
-	return h.peers
-}
-
-// setHolders remembers who took a lease after a lookup. Where the lookup did
-// not find all Replicas the network is small and may grow: then it does not.
-func (k *Kad) setHolders(key identity.NameKey, stored, passed []peer.ID, all bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.holders, key)
-	if all && len(stored) >= Quorum && len(k.holders) < maxHolders {
-		k.holders[key] = holding{stored, passed, time.Now().Add(holdersFor)}
 	}
 }
 
-func (k *Kad) forgetHolders(now time.Time) {
+// renewDeposits looks once at every deposit. It reports whether some are to be
+// looked at again soon.
+func (k *Kad) renewDeposits(now time.Time) (again bool) {
+	var due []*deposit
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	for key, h := range k.holders {
-		if now.After(h.until) {
-			delete(k.holders, key)
+	for at, d := range k.deposits {
+		if !now.Before(d.until) {
+			d.cancel()
+			delete(k.deposits, at)
+			continue
+		}
+		due = append(due, d)
+	}
+	k.mu.Unlock()
+	var all sync.WaitGroup
+	slots := make(chan struct{}, depositsAtOne)
+	for _, d := range due {
+		d.mu.Lock()
+		early := d.busy || now.Before(d.looked.Add(depositPause))
+		d.mu.Unlock()
+		switch missing := k.missing(d, now); {
+		case !missing:
+			continue
+		case early:
+			again = true
+			continue
+		}
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			_ = k.spread(d, func() {}) // nobody waits for it: the next look, or renewal, tries again
+		})
+	}
+	all.Wait()
+	return again
+}
+
+// missing reports whether one of the closest nodes known has not taken d.
+func (k *Kad) missing(d *deposit, now time.Time) bool {
+	l := k.lookUp(storing, d.places)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for r := range d.places {
+		for _, c := range l.window(r) {
+			if _, asked := d.took[c.ID]; !asked && !c.suspect {
+				return true
+			}
 		}
 	}
+	return false
 }

@@ -1,12 +1,8 @@
 package kad
 
 import (
-	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/network"
-	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // What one source may ask of this node. A put costs three signatures, about
@@ -18,29 +14,6 @@ const (
 	askBurst   = 500 //
 	maxSources = 4096
 )
-
-// sourceOf names who is behind a stream: the IPv4 address or the IPv6 /56,
-// since keys are free; on this machine the peer, since many nodes share it.
-func sourceOf(s network.Stream) string {
-	id := string(s.Conn().RemotePeer())
-	ip, err := manet.ToIP(s.Conn().RemoteMultiaddr())
-	if err != nil {
-		return id
-	}
-	a, ok := netip.AddrFromSlice(ip)
-	if a = a.Unmap(); !ok || a.IsLoopback() {
-		return id
-	}
-	bits := 32
-	if a.Is6() {
-		bits = 56
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return id
-	}
-	return p.String()
-}
 
 // rates is a pair of token buckets for every source. The zero rates is ready
 // to use. It remembers the sources of late: at most twice maxSources.

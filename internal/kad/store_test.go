@@ -48,64 +48,76 @@ func lease(node identity.Private, cell identity.Cell, seq uint64, now time.Time,
 	return l
 }
 
+func nobody(identity.Key) bool { return false }
+
+// put stores as if l came from an address.
+func put(s *store, key identity.NameKey, l record.Lease, source string, now time.Time) string {
+	from := origin{source: source, group: source}
+	if source == ownOrigin.source {
+		from = ownOrigin
+	}
+	_, reason := s.put(key, l, from, now)
+	return reason
+}
+
 func TestStoreOrderAndTime(t *testing.T) {
-	s, now, key := newStore(), epoch, greeter.Key(testNet.ID())
+	s, now, key := newStore(false), epoch, greeter.Key(testNet.ID())
 	two := lease(testKey(1), greeter, 2, now, time.Minute)
-	put := func(want string, l record.Lease) {
+	try := func(want string, l record.Lease) {
 		t.Helper()
-		if got := s.put(key, l, "src", now); got != want {
+		if got := put(s, key, l, "src", now); got != want {
 			t.Errorf("put of sequence %d: %q, want %q", l.Order.Sequence, got, want)
 		}
 	}
 	holds := func(n int) {
 		t.Helper()
-		if got := len(s.get(key, now)); got != n {
+		if got := len(s.get(key, now, nobody)); got != n {
 			t.Errorf("%v after the start %d records are held, want %d", now.Sub(epoch), got, n)
 		}
 	}
-	put("", two)
+	try("", two)
 	now = now.Add(50 * time.Second)
-	put("", two) // does not prolong it
-	put("order", lease(testKey(1), greeter, 1, now, time.Minute))
+	try("", two) // does not prolong it
+	try("order", lease(testKey(1), greeter, 1, now, time.Minute))
 	holds(1)
 	now = now.Add(11 * time.Second)
 	holds(0)
-	put("", lease(testKey(1), greeter, 3, now, time.Minute))
-	put("", lease(testKey(2), greeter, 1, now, time.Minute))
+	try("", lease(testKey(1), greeter, 3, now, time.Minute))
+	try("", lease(testKey(2), greeter, 1, now, time.Minute))
 	holds(2)
-	put("", lease(testKey(1), greeter, 4, now, 0))
-	put("order", lease(testKey(1), greeter, 3, now, time.Minute))
+	try("", lease(testKey(1), greeter, 4, now, 0))
+	try("order", lease(testKey(1), greeter, 3, now, time.Minute))
 	holds(2)
 	now = now.Add(record.MaxLeaseTTL)
 	holds(1) // the tombstone outlives every lease that it withdraws
 	now = now.Add(3 * record.MaxSkew)
 	holds(0)
 	s.sweep(now)
-	if r, b := s.size(); r != 0 || b != 0 || len(s.sources) != 0 || len(s.shelves) != 0 {
+	if r, b := s.size(); r != 0 || b != 0 || len(s.sources) != 0 || len(s.authors) != 0 || len(s.shelves) != 0 {
 		t.Errorf("after the end %d records, %d bytes, %d sources, %d shelves are held", r, b, len(s.sources), len(s.shelves))
 	}
 }
 
 func TestStoreLimitsPerKey(t *testing.T) {
-	s, key := newStore(), greeter.Key(testNet.ID())
+	s, key := newStore(false), greeter.Key(testNet.ID())
 	full := 0
 	for i := range MaxPerKey + 10 {
-		if s.put(key, lease(testKey(i), greeter, 1, epoch, time.Minute), "src", epoch) == reasonFull {
+		if put(s, key, lease(testKey(i), greeter, 1, epoch, time.Minute), "src", epoch) == reasonFull {
 			full++
 		}
 	}
-	if n := len(s.get(key, epoch)); n != MaxPerKey || full != 10 {
+	if n := len(s.get(key, epoch, nobody)); n != MaxPerKey || full != 10 {
 		t.Errorf("%d leases under one key, %d refused", n, full)
 	}
 	for i := range MaxPerKey {
-		if got := s.put(key, lease(testKey(i), greeter, 2, epoch, 0), "src", epoch.Add(time.Duration(i)*time.Second)); got != "" {
+		if got := put(s, key, lease(testKey(i), greeter, 2, epoch, 0), "src", epoch.Add(time.Duration(i)*time.Second)); got != "" {
 			t.Errorf("tombstone %d: %s", i, got)
 		}
 	}
-	if n := len(s.get(key, epoch)); n != maxTombsPerKey {
+	if n := len(s.get(key, epoch, nobody)); n != maxTombsPerKey {
 		t.Errorf("%d tombstones under one key", n)
 	}
-	if got := s.put(key, lease(testKey(200), greeter, 1, epoch, time.Minute), "src", epoch); got != "" {
+	if got := put(s, key, lease(testKey(200), greeter, 1, epoch, time.Minute), "src", epoch); got != "" {
 		t.Errorf("a lease among tombstones: %s", got)
 	}
 }
@@ -113,30 +125,31 @@ func TestStoreLimitsPerKey(t *testing.T) {
 // A hundred thousand records of one source, and of many, leave the node's
 // memory bounded and room for others.
 func TestStoreIsBounded(t *testing.T) {
-	s := newStore()
+	s := newStore(false)
 	l := lease(testKey(1), greeter, 1, epoch, time.Hour)
 	l.Raw = make([]byte, record.MaxLeaseSize)
 	key := func(i int) identity.NameKey { return identity.NameKey{byte(i), byte(i >> 8), byte(i >> 16), 1} }
 	refused := make(map[string]int)
 	for i := range 100_000 {
-		refused[s.put(key(i), l, "flood", epoch)]++
+		refused[put(s, key(i), l, "flood", epoch)]++
 	}
 	if _, b := s.size(); b > MaxPerSource || refused[reasonQuota] == 0 {
 		t.Errorf("one source holds %d bytes; %v", b, refused)
 	}
-	if got := s.put(key(100_000), l, "other", epoch); got != "" {
+	if got := put(s, key(100_000), l, "other", epoch); got != "" {
 		t.Errorf("another source is refused: %s", got)
 	}
 	for i := range 100_000 {
-		refused[s.put(key(200_000+i), l, fmt.Sprint("flood", i%1000), epoch)]++
+		l.Cell.Author[0] = byte(i)
+		refused[put(s, key(200_000+i), l, fmt.Sprint("flood", i%1000), epoch)]++
 	}
 	if _, b := s.size(); b > MaxStore || refused[reasonFull] == 0 {
 		t.Errorf("all sources hold %d bytes; %v", b, refused)
 	}
-	if got := s.put(key(400_000), l, ownSource, epoch); got != "" {
+	if got := put(s, key(400_000), l, ownOrigin.source, epoch); got != "" {
 		t.Errorf("the node's own lease is refused: %s", got)
 	}
-	if got := s.put(key(400_001), l, "late", epoch.Add(2*time.Hour)); got != "" {
+	if got := put(s, key(400_001), l, "late", epoch.Add(2*time.Hour)); got != "" {
 		t.Errorf("a full store does not make room for what has expired: %s", got)
 	}
 }

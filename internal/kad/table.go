@@ -23,6 +23,14 @@ type table struct {
 	changed chan struct{}
 }
 
+// Peers returns the peers of the routing table.
+func (k *Kad) Peers() []peer.ID { return k.dht.RoutingTable().ListPeers() }
+
+// Changed returns a channel that is closed when a peer next enters or leaves
+// the routing table, or the first one becomes known. Take it before looking, and
+// no change is missed.
+func (k *Kad) Changed() <-chan struct{} { return k.table.wait() }
+
 func newTable(h *host.Host) *table { return &table{Host: h, changed: make(chan struct{})} }
 
 // ConnManager implements [host.Host].

@@ -20,7 +20,8 @@ const (
 	MaxRequest     = 2048      // bytes
 	MaxAnswer      = 192 << 10 // bytes
 	MaxLeases      = 96        // records in an answer
-	MaxCloser      = 20        // peers in an answer
+	MaxCloser      = 36        // peers in an answer
+	closerPerPlace = 12        // of them for one place: some of the Holders may be dead
 	MaxCloserAddrs = 4         // addresses of one of them
 	maxReason      = 32        // bytes of the word that says why
 )
@@ -31,9 +32,10 @@ type op uint8
 
 // Values cross the wire: add at the end.
 const (
-	opNear op = 1
-	opGet  op = 2
-	opPut  op = 3
+	opNear  op = 1
+	opGet   op = 2
+	opPut   op = 3
+	opWatch op = 4
 )
 
 type code uint8
@@ -46,9 +48,10 @@ const (
 )
 
 type request struct {
-	Op    op     `cbor:"1,keyasint"`
-	Key   []byte `cbor:"2,keyasint"` // of an identity.NameKey's length: an array would be padded in silence
-	Lease []byte `cbor:"3,keyasint,omitempty"`
+	Op     op     `cbor:"1,keyasint"`
+	Key    []byte `cbor:"2,keyasint"` // of an identity.NameKey's length: an array would be padded in silence
+	Lease  []byte `cbor:"3,keyasint,omitempty"`
+	Places uint8  `cbor:"4,keyasint,omitempty"` // of the name, by bit, whose closest peers are of interest
 }
 
 type answer struct {
@@ -94,7 +97,7 @@ func parseRequest(b []byte) (request, error) {
 		return r, fmt.Errorf("%w: request: %v", errWire, err)
 	}
 	switch {
-	case r.Op < opNear || r.Op > opPut:
+	case r.Op < opNear || r.Op > opWatch || r.Places >= 1<<Keys:
 		return r, fmt.Errorf("%w: request with op %d", errWire, r.Op)
 	case len(r.Key) != len(identity.NameKey{}):
 		return r, fmt.Errorf("%w: request with a key of %d bytes", errWire, len(r.Key))
@@ -175,4 +178,14 @@ func readMessage(r io.Reader, limit int) ([]byte, error) {
 		return nil, fmt.Errorf("read message: %d of %d bytes: %w", got, n, err)
 	}
 	return b.Bytes(), nil
+}
+
+// printable keeps a stranger's word fit for a terminal and a log.
+func printable(s string) string {
+	for i := range len(s) {
+		if s[i] < 'a' || s[i] > 'z' {
+			return "for no known reason"
+		}
+	}
+	return s
 }

@@ -27,10 +27,11 @@ func nodeKey(i int) []byte { k := testKey(i).Public(); return k[:] }
 func addr(s string) []byte { return ma.StringCast(s).Bytes() }
 
 var messages = map[string]any{
-	"request-near": request{Op: opNear, Key: bytes32(1)},
-	"request-get":  request{Op: opGet, Key: bytes32(2)},
-	"request-put":  request{Op: opPut, Key: bytes32(3), Lease: []byte("record")},
-	"answer-empty": answer{},
+	"request-near":  request{Op: opNear, Key: bytes32(1)},
+	"request-get":   request{Op: opGet, Key: bytes32(2)},
+	"request-put":   request{Op: opPut, Key: bytes32(3), Lease: []byte("record"), Places: 5},
+	"request-watch": request{Op: opWatch, Key: bytes32(4)},
+	"answer-empty":  answer{},
 	"answer-full": answer{Leases: [][]byte{[]byte("a"), []byte("b")},
 		Closer: []node{{Key: nodeKey(1), Addrs: [][]byte{addr("/ip4/1.2.3.4/udp/9/quic-v1")}}}},
 	"answer-refused": answer{Code: codeRefused, Reason: "order"},
@@ -121,6 +122,7 @@ func TestMalformedMessages(t *testing.T) {
 		"no key":           request{Op: opGet},
 		"put without":      request{Op: opPut, Key: bytes32(1)},
 		"get with a lease": request{Op: opGet, Key: bytes32(1), Lease: []byte("x")},
+		"fourth place":     request{Op: opGet, Key: bytes32(1), Places: 8},
 		"long lease":       request{Op: opPut, Key: bytes32(1), Lease: make([]byte, record.MaxLeaseSize+1)},
 		"short key":        map[int]any{1: 1, 2: []byte("short")},
 		"an array":         []int{1, 2},

@@ -187,19 +187,23 @@ func (m *Mesh) remove(l *Lease) {
 	defer m.mu.Unlock()
 	if m.leases[l.cell] == l {
 		delete(m.leases, l.cell)
+		m.wakeLocked(l.cell)
 	}
 }
 
 // revise changes what is announced and announces it, unless that has ended.
 func (l *Lease) revise(change func()) bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state.Phase == Withdrawn || l.m.ctx.Err() != nil {
-		return false
+	alive := l.state.Phase != Withdrawn && l.m.ctx.Err() == nil
+	if alive {
+		change()
+		l.issueLocked()
 	}
-	change()
-	l.issueLocked()
-	return true
+	l.mu.Unlock()
+	if alive {
+		l.m.wake(l.cell)
+	}
+	return alive
 }
 
 // renew keeps the newest lease fresh and true to the node's addresses.

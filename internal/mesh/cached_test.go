@@ -40,7 +40,7 @@ func TestCachedSaysWhatDiscoverWould(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		m := start(t, 10, Config{LAN: (&ether{}).join()})
 		wantOthers(t, m, "greeter")
-		m.learn(lease(t, 21, "greeter", 1), TierDHT)
+		m.learn(lease(t, 21, "greeter", 1), told{tier: TierDHT})
 		wantOthers(t, m, "greeter", 21)
 		time.Sleep(time.Second)
 		m.Heard(lease(t, 20, "greeter", 1))
@@ -93,7 +93,7 @@ func TestCachedDropsAddressesThatLapse(t *testing.T) {
 		m := start(t, 10, Config{})
 		m.Heard(lease(t, 20, "greeter", 1, addrs("near")))
 		time.Sleep(time.Minute)
-		m.learn(lease(t, 20, "greeter", 2, addrs("far")), TierDHT)
+		m.learn(lease(t, 20, "greeter", 2, addrs("far")), told{tier: TierDHT})
 		for _, step := range []struct {
 			wait time.Duration
 			want int

@@ -28,12 +28,12 @@ var ErrBusy = errors.New("too many searches at once")
 // cache. Callers who ask for the same cell at the same time share one search.
 func (m *Mesh) Discover(ctx context.Context, cell identity.Cell) iter.Seq2[Endpoint, error] {
 	return func(yield func(Endpoint, error) bool) {
-		w, err := m.watch(cell)
+		w, err := m.join(cell)
 		if err != nil {
 			yield(Endpoint{}, err)
 			return
 		}
-		defer m.unwatch(w)
+		defer m.leave(w)
 		for {
 			found, done := w.next()
 			for _, e := range found {
@@ -62,41 +62,53 @@ func (m *Mesh) Discover(ctx context.Context, cell identity.Cell) iter.Seq2[Endpo
 }
 
 // Heard takes in a verified lease that came over the LAN. It does not block.
-func (m *Mesh) Heard(l record.Lease) { m.learn(l, TierLAN) }
+func (m *Mesh) Heard(l record.Lease) { m.learn(l, told{tier: TierLAN}) }
 
 // Forget tells that a node does not answer for a cell, whatever its lease says.
 // It is handed out again when it announces itself anew.
 func (m *Mesh) Forget(cell identity.Cell, node identity.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.table.forget(cell, node, time.Now())
+	if m.table.forget(cell, node, time.Now()) {
+		m.wakeLocked(cell)
+	}
 }
 
-// learn merges a lease into the table and wakes those who wait for its cell.
-func (m *Mesh) learn(l record.Lease, tier Tier) (usable bool) {
+// learn merges a lease into the table and wakes those who wait for its cell. It
+// returns what the table made of it; "" is a lease of no concern.
+func (m *Mesh) learn(l record.Lease, by told) (what string) {
 	if l.Node() == m.self {
-		return false
+		return ""
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l.Network != m.cfg.Network {
 		m.counts["foreign"]++
-		return false
+		return ""
 	}
-	if tier == TierDHT && m.cfg.Dialable != nil {
+	if by.tier == TierDHT && m.cfg.Dialable != nil {
 		l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a []byte) bool { return !m.cfg.Dialable(a) })
 	}
-	what := m.table.admit(l, tier, time.Now())
+	wasDead := m.table.isDead(l.Node())
+	what = m.table.admit(l, by, time.Now())
 	m.counts[what]++
-	usable = what == stored || what == merged
-	if usable {
-		if s := m.searches[l.Cell]; s != nil && tier == TierLAN {
-			s.heard++
-		}
+	switch {
+	case wasDead && !m.table.isDead(l.Node()):
+		m.wakeNodeLocked(l.Node())
+	case what == gone:
+		m.partLocked(l)
+		m.wakeLocked(l.Cell)
+	case usable(what):
 		m.wakeLocked(l.Cell)
 	}
-	return usable
+	if s := m.searches[l.Cell]; s != nil && by.tier == TierLAN && usable(what) {
+		s.heard++
+	}
+	return what
 }
+
+// usable reports whether a lease is an answer to who asks for its cell.
+func usable(what string) bool { return what == stored || what == merged }
 
 func (m *Mesh) wake(cell identity.Cell) {
 	m.mu.Lock()
@@ -105,13 +117,18 @@ func (m *Mesh) wake(cell identity.Cell) {
 }
 
 func (m *Mesh) wakeLocked(cell identity.Cell) {
-	for w := range m.watchers[cell] {
+	for w := range m.waiters[cell] {
 		poke(w.wake)
+	}
+	if w := m.watches[cell]; w != nil {
+		for each := range w.watchers {
+			poke(each.wake)
+		}
 	}
 }
 
-// watcher is one Discover under way.
-type watcher struct {
+// waiter is one Discover under way.
+type waiter struct {
 	m      *Mesh
 	cell   identity.Cell
 	start  time.Time
@@ -121,12 +138,12 @@ type watcher struct {
 	wake   chan struct{}         // one token: look again
 }
 
-// watch joins the search for a cell, or starts one where the cache will not do.
-func (m *Mesh) watch(cell identity.Cell) (*watcher, error) {
+// join joins the search for a cell, or starts one where the cache will not do.
+func (m *Mesh) join(cell identity.Cell) (*waiter, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	w := &watcher{
+	w := &waiter{
 		m: m, cell: cell, start: now, wake: make(chan struct{}, 1),
 		known: make(map[identity.Key]bool), seen: make(map[identity.Key]bool),
 	}
@@ -149,10 +166,10 @@ func (m *Mesh) watch(cell identity.Cell) (*watcher, error) {
 	if w.search != nil {
 		w.search.awaited = true
 	}
-	if m.watchers[cell] == nil {
-		m.watchers[cell] = make(map[*watcher]struct{})
+	if m.waiters[cell] == nil {
+		m.waiters[cell] = make(map[*waiter]struct{})
 	}
-	m.watchers[cell][w] = struct{}{}
+	m.waiters[cell][w] = struct{}{}
 	return w, nil
 }
 
@@ -164,12 +181,12 @@ func (n *name) due(known []Endpoint, c Config) time.Time {
 	return n.missed.Add(c.Negative)
 }
 
-func (m *Mesh) unwatch(w *watcher) {
+func (m *Mesh) leave(w *waiter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.watchers[w.cell], w)
-	if len(m.watchers[w.cell]) == 0 {
-		delete(m.watchers, w.cell)
+	delete(m.waiters[w.cell], w)
+	if len(m.waiters[w.cell]) == 0 {
+		delete(m.waiters, w.cell)
 	}
 }
 
@@ -178,14 +195,14 @@ func (m *Mesh) endpointsLocked(cell identity.Cell, now time.Time) []Endpoint {
 	var all []Endpoint
 	if own := m.leases[cell]; own != nil {
 		if l := own.shown.Load(); l != nil {
-			all = append(all, Endpoint{Node: m.self, Addrs: l.Addrs, Tier: TierSelf, Lease: *l})
+			all = append(all, Endpoint{Node: m.self, Addrs: l.Addrs, Tier: TierSelf, Lease: *l, told: told{tier: TierSelf}})
 		}
 	}
 	return append(all, m.table.list(cell, now)...)
 }
 
 // next returns what has not been handed out yet, and whether that was all.
-func (w *watcher) next() (found []Endpoint, done bool) {
+func (w *waiter) next() (found []Endpoint, done bool) {
 	w.m.mu.Lock()
 	defer w.m.mu.Unlock()
 	now := time.Now()
@@ -196,7 +213,7 @@ func (w *watcher) next() (found []Endpoint, done bool) {
 			continue
 		}
 		w.seen[e.Node] = true
-		if e.Took = now.Sub(w.start); e.Tier != TierSelf && w.known[e.Node] {
+		if e.Took, e.Why = now.Sub(w.start), e.told.why(now); e.Tier != TierSelf && w.known[e.Node] {
 			e.Tier = TierCache
 		}
 		if e.Draining() {
@@ -208,7 +225,7 @@ func (w *watcher) next() (found []Endpoint, done bool) {
 	return append(found, draining...), done
 }
 
-func (w *watcher) notFound() error {
+func (w *waiter) notFound() error {
 	w.m.mu.Lock()
 	defer w.m.mu.Unlock()
 	why := "nothing known"

@@ -271,8 +271,8 @@ func TestDiscoverEndsWithItsContext(t *testing.T) {
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if len(m.watchers) != 0 || len(m.searches) != 0 {
-			t.Errorf("%d watchers and %d searches are left", len(m.watchers), len(m.searches))
+		if len(m.waiters) != 0 || len(m.searches) != 0 {
+			t.Errorf("%d watchers and %d searches are left", len(m.waiters), len(m.searches))
 		}
 	})
 }

@@ -22,14 +22,49 @@ const (
 
 // Endpoint is a node that serves a cell, as said by a verified lease.
 type Endpoint struct {
-	Node  identity.Key
-	Addrs [][]byte // binary multiaddrs: the LAN's first, then the DHT's; at most 2 × record.MaxAddrs
-	Tier  Tier
-	Lease record.Lease  // the newest one
-	Took  time.Duration // from the question to this answer
+	Node   identity.Key
+	Addrs  [][]byte // binary multiaddrs: the LAN's first, then the DHT's; at most 2 × record.MaxAddrs
+	Tier   Tier
+	Lease  record.Lease  // the newest one
+	Hops   int           // as in [Finding]
+	Holder identity.Key  // the same, this node's own key included; zero: no search of the DHT brought that lease first
+	Took   time.Duration // from the question to this answer
+	RTT    time.Duration // measured round trip to the node; 0: not known
+	Why    string        // how that lease came, in one clause; only from Discover and Watch
 
-	since time.Time // when the node was first learnt of
-	near  bool      // the LAN told of it, too
+	since    time.Time     // when the node was first learnt of
+	told     told          // how the lease came
+	distance time.Duration // for ranking
+}
+
+// told is how a lease came.
+type told struct {
+	tier   Tier
+	pushed bool // the DHT's watch brought it
+	hops   int
+	holder identity.Key
+	at     time.Time
+}
+
+// why says it in one clause.
+func (t told) why(now time.Time) string {
+	age := "just now"
+	if d := now.Sub(t.at).Round(time.Second); d > 0 {
+		age = d.String() + " ago"
+	}
+	switch {
+	case t.tier == TierSelf:
+		return "this node announces it"
+	case t.tier == TierLAN:
+		return "announced on the LAN " + age
+	case t.pushed:
+		return "told by the DHT's watch " + age
+	case t.hops == 0:
+		return "lease held by this node for the DHT, read " + age
+	case t.hops == 1:
+		return fmt.Sprintf("lease from holder %s after 1 hop, %s", t.holder.Short(), age)
+	}
+	return fmt.Sprintf("lease from holder %s after %d hops, %s", t.holder.Short(), t.hops, age)
 }
 
 // Draining reports whether the node asks callers to go elsewhere.

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"sync"
@@ -149,6 +150,7 @@ type sky struct {
 	held  map[identity.Cell]map[identity.Key]record.Lease
 	finds int
 	extra []record.Lease // found whatever was asked for
+	found Finding        // how
 }
 
 type put struct {
@@ -193,8 +195,8 @@ func (s *sky) Put(ctx context.Context, l record.Lease) (int, error) {
 	return 8, nil
 }
 
-func (s *sky) Find(ctx context.Context, c identity.Cell) iter.Seq2[record.Lease, error] {
-	return func(yield func(record.Lease, error) bool) {
+func (s *sky) Find(ctx context.Context, c identity.Cell) iter.Seq2[Finding, error] {
+	return func(yield func(Finding, error) bool) {
 		s.mu.Lock()
 		s.finds++
 		s.mu.Unlock()
@@ -206,13 +208,66 @@ func (s *sky) Find(ctx context.Context, c identity.Cell) iter.Seq2[record.Lease,
 		}
 		s.mu.Unlock()
 		if err != nil {
-			yield(record.Lease{}, err)
+			yield(Finding{}, err)
 			return
 		}
 		for _, l := range found {
-			if !yield(l, nil) {
+			if !yield(Finding{Lease: l, Hops: s.found.Hops, Holder: s.found.Holder}, nil) {
 				return
 			}
+		}
+	}
+}
+
+// beacon is a DHT that tells of what changes, too: all that is put reaches
+// those who watch after delay, leases that only renew left out.
+type beacon struct {
+	sky
+	broken  bool // watching ends at once
+	watches int  // that were begun
+	open    map[chan record.Lease]identity.Cell
+}
+
+func (b *beacon) Watch(ctx context.Context, c identity.Cell) iter.Seq2[record.Lease, error] {
+	return func(yield func(record.Lease, error) bool) {
+		ch := make(chan record.Lease, 1000)
+		b.mu.Lock()
+		b.watches++
+		broken := b.broken
+		if b.open == nil {
+			b.open = make(map[chan record.Lease]identity.Cell)
+		}
+		b.open[ch] = c
+		b.mu.Unlock()
+		defer func() {
+			b.mu.Lock()
+			delete(b.open, ch)
+			b.mu.Unlock()
+		}()
+		if broken {
+			yield(record.Lease{}, errors.New("no holder answers"))
+			return
+		}
+		for {
+			select {
+			case l := <-ch:
+				if !yield(l, nil) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// tell pushes a lease to those who watch its cell.
+func (b *beacon) tell(l record.Lease) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ch, c := range b.open {
+		if c == l.Cell {
+			ch <- l
 		}
 	}
 }

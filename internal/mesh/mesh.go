@@ -10,6 +10,10 @@
 //	lan    leases heard on the local network since the question
 //	dht    leases found in the DHT since the question
 //
+// What is known is ordered by distance: the measured round trip, and a guess
+// where nothing was measured. A node that membership declares dead is hidden
+// until it is back, or has signed a lease that it can only have made since.
+//
 // An announcement is one signed lease for each tier, both of the same order:
 // the LAN's lists the addresses that neighbours can reach, the DHT's those that
 // strangers may. Whoever hears both joins their addresses.
@@ -37,12 +41,31 @@ type LAN interface {
 	Query(context.Context, identity.NameKey) // now, and again until ctx ends; may return before
 }
 
-// WAN stores leases in the DHT and finds them there. Find hands on verified
-// leases only, tombstones among them, and ends when the search has ended; an
-// error is the reason why the search is incomplete.
+// WAN stores leases in the DHT. It is a [Finder], too, unless the node only
+// announces.
 type WAN interface {
 	Put(context.Context, record.Lease) (holders int, err error)
-	Find(context.Context, identity.Cell) iter.Seq2[record.Lease, error]
+}
+
+// Finder finds leases in the DHT. Find hands on verified leases only,
+// tombstones among them, and ends when the search has ended; an error is the
+// reason why the search is incomplete.
+type Finder interface {
+	Find(context.Context, identity.Cell) iter.Seq2[Finding, error]
+}
+
+// Finding is a lease that was found in the DHT, and how.
+type Finding struct {
+	Lease  record.Lease
+	Hops   int          // nodes asked one after the other, Holder the last of them; 0: this node held the lease itself
+	Holder identity.Key // who handed the lease out; zero: this node
+}
+
+// Watcher is what a [WAN] may do besides: tell of a cell's new leases and
+// tombstones as they reach their holders, until ctx ends. Leases are verified.
+// An iteration that ends before is begun anew.
+type Watcher interface {
+	Watch(context.Context, identity.Cell) iter.Seq2[record.Lease, error]
 }
 
 // Config is what a [Mesh] needs. Durations left zero take their default.
@@ -55,17 +78,23 @@ type Config struct {
 	Addrs       func(lan bool) [][]byte // binary multiaddrs for neighbours, or for strangers; best first
 	Dialable    func(addr []byte) bool  // whether an address from the DHT may be dialled; default: every one
 	Event       func(Event)             // nil: none. Called one at a time per lease or search; must not block
-	Rand        func() float64          // for jitter, in [0,1); default math/rand/v2
-	TTL         time.Duration           // of leases, 10 s to 2 h; default 2 m; renewed after a third of it
-	AddrPoll    time.Duration           // between two looks at Addrs; default 5 s
-	PutTimeout  time.Duration           // for one attempt to put a lease into the DHT; default 15 s
-	RetryMin    time.Duration           // after the first failed put, doubled after each; default 250 ms
-	RetryMax    time.Duration           // between two attempts at most; default 30 s
-	Farewell    time.Duration           // for all attempts to put a tombstone; default 10 s
-	LANWait     time.Duration           // for answers on the LAN; default 400 ms
-	FindTimeout time.Duration           // for a search of the DHT; default 10 s
-	Fresh       time.Duration           // after a successful search the cache alone answers for so long; default 10 s
-	Negative    time.Duration           // after a vain search the answer is no for so long; default 3 s
+	Floor       *record.Floor           // of what was seen by others of this node, too; nil: one of its own
+
+	// RTT returns the measured round trip to a node, for ranking; nil: none is
+	// known. Called with the mesh's lock held: it must be quick and not call back.
+	RTT func(identity.Key) (time.Duration, bool)
+
+	Rand        func() float64 // for jitter, in [0,1); default math/rand/v2
+	TTL         time.Duration  // of leases, 10 s to 2 h; default 2 m; renewed after a third of it
+	AddrPoll    time.Duration  // between two looks at Addrs; default 5 s
+	PutTimeout  time.Duration  // for one attempt to put a lease into the DHT; default 15 s
+	RetryMin    time.Duration  // after the first failed put, doubled after each; default 250 ms
+	RetryMax    time.Duration  // between two attempts at most; default 30 s
+	Farewell    time.Duration  // for all attempts to put a tombstone; default 10 s
+	LANWait     time.Duration  // for answers on the LAN; default 400 ms
+	FindTimeout time.Duration  // for a search of the DHT; default 10 s
+	Fresh       time.Duration  // after a successful search the cache alone answers for so long; default 10 s
+	Negative    time.Duration  // after a vain search the answer is no for so long; default 3 s
 }
 
 func (c *Config) fill() {
@@ -90,6 +119,12 @@ func (c *Config) fill() {
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Float64
+	}
+	if c.Floor == nil {
+		c.Floor = new(record.Floor)
+	}
+	if c.RTT == nil {
+		c.RTT = func(identity.Key) (time.Duration, bool) { return 0, false }
 	}
 }
 
@@ -122,7 +157,9 @@ type Mesh struct {
 	table    table
 	leases   map[identity.Cell]*Lease
 	searches map[identity.Cell]*search
-	watchers map[identity.Cell]map[*watcher]struct{}
+	waiters  map[identity.Cell]map[*waiter]struct{}
+	watches  map[identity.Cell]*watch
+	watching int // watchers in watches
 	counts   map[string]uint64
 }
 
@@ -131,9 +168,9 @@ type Mesh struct {
 func New(c Config) *Mesh {
 	c.fill()
 	m := &Mesh{
-		cfg: c, self: c.Key.Public(), table: newTable(),
+		cfg: c, self: c.Key.Public(), table: newTable(c.Floor, c.RTT),
 		leases: make(map[identity.Cell]*Lease), searches: make(map[identity.Cell]*search),
-		watchers: make(map[identity.Cell]map[*watcher]struct{}), counts: make(map[string]uint64),
+		waiters: make(map[identity.Cell]map[*waiter]struct{}), watches: make(map[identity.Cell]*watch), counts: make(map[string]uint64),
 	}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m
@@ -201,7 +238,7 @@ func (m *Mesh) spawnLocked(f func()) bool {
 }
 
 // Stats counts leases by what became of them: "stored", or why they were not
-// ("order", "foreign", "spent", "full", "quota"), and "searches".
+// ("order", "foreign", "spent", "dead", "full", "quota"), and "searches".
 func (m *Mesh) Stats() map[string]uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()

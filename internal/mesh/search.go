@@ -30,6 +30,7 @@ func (m *Mesh) beginLocked(cell identity.Cell, known []Endpoint) (*search, error
 		return nil, ErrStopped
 	}
 	m.searches[cell] = s
+	m.table.ask(cell).begun = s.started
 	m.counts["searches"]++
 	return s, nil
 }
@@ -95,39 +96,48 @@ func (m *Mesh) searchLAN(s *search) TierReason {
 
 // searchDHT asks the DHT and merges what it finds.
 func (m *Mesh) searchDHT(s *search) TierReason {
-	if m.cfg.WAN == nil {
+	far, ok := m.cfg.WAN.(Finder)
+	if !ok {
 		return TierReason{Tier: TierDHT, Why: "not in use"}
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.FindTimeout)
 	defer cancel()
 	var failure error
-	seen, usable, withdrawn := 0, 0, 0
-	for l, err := range m.cfg.WAN.Find(ctx, s.cell) {
+	seen, good, withdrawn, silent := 0, 0, 0, 0
+	for f, err := range far.Find(ctx, s.cell) {
 		switch {
 		case err != nil:
 			failure = err
-		case l.Cell != s.cell:
+		case f.Lease.Cell != s.cell:
 			m.mu.Lock()
 			m.counts["foreign"]++
 			m.mu.Unlock()
 		default:
-			seen++
-			if l.Tombstone() {
-				withdrawn++
+			if f.Holder.IsZero() {
+				f.Holder = m.self
 			}
-			if m.learn(l, TierDHT) {
-				usable++
+			seen++
+			what := m.learn(f.Lease, told{tier: TierDHT, hops: f.Hops, holder: f.Holder})
+			switch {
+			case usable(what):
+				good++
+			case what == dead:
+				silent++
+			case f.Lease.Tombstone():
+				withdrawn++
 			}
 		}
 	}
 	r := TierReason{Tier: TierDHT, Err: failure}
 	switch {
-	case usable > 0:
+	case good > 0:
 		return TierReason{}
 	case failure != nil:
 		r.Why = failure.Error()
 	case seen > 0 && withdrawn == seen:
 		r.Why = "withdrawn"
+	case seen > 0 && silent == seen:
+		r.Why = "only leases of nodes that fell silent"
 	case seen > 0:
 		r.Why = fmt.Sprintf("%d leases, none of them current", seen)
 	default:

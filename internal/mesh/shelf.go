@@ -50,7 +50,8 @@ func (t *table) makeRoom(n *name, tier Tier) bool {
 		if e.tier == tier {
 			same++
 		}
-		if (e.spent || e.lease.State == record.StateDraining) && (worst == nil || e.spent && !worst.spent) {
+		useless := func(e *entry) bool { return e.spent || t.isDead(e.lease.Node()) }
+		if (useless(e) || e.lease.State == record.StateDraining) && (worst == nil || useless(e) && !useless(worst)) {
 			worst = e
 		}
 	}

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"bytes"
-	"cmp"
 	"container/list"
 	"fmt"
 	"slices"
@@ -19,19 +18,29 @@ const (
 	gone    = "withdrawn"
 	spent   = "spent" // this very lease has lapsed or was forgotten
 	ordered = "order"
+	dead    = "dead" // noted, but its node is
 	full    = "full"
 	quota   = "quota"
+)
+
+// Why an entry is spent.
+const (
+	endLapsed = "its lease lapsed"
+	endMute   = "it did not answer"
+	endGrant  = "its grant was replaced"
 )
 
 // table is the merging of leases: who serves what, as far as is known. It is
 // pure: no goroutine, no lock, and the time is an argument.
 type table struct {
 	version      uint64 // rises with whatever may change the endpoints of a cell, other than time
-	floor        record.Floor
+	floor        *record.Floor
+	rtt          func(identity.Key) (time.Duration, bool)
 	wanted       record.Floor // of cells that somebody asked for: strangers' leases push nothing out of it
 	names        map[identity.Cell]*name
 	asked, heard shelf
-	unasked      map[identity.Key]int // entries on the heard shelf by node
+	unasked      map[identity.Key]int   // entries on the heard shelf by node
+	dead         map[identity.Key]death // nodes that membership says are dead; at most maxDead
 }
 
 // name is what is known of one cell.
@@ -42,6 +51,7 @@ type name struct {
 	place    *list.Element
 	loss     string // how the last endpoint was lost, "" if none was
 	lossAt   time.Time
+	begun    time.Time // when a search last began
 	searched time.Time // when a search last ended well
 	missed   time.Time // when a search last ended in vain, unless a lease came since
 	reasons  []TierReason
@@ -50,12 +60,15 @@ type name struct {
 
 // entry is what is known of one node that serves a cell.
 type entry struct {
-	lease    record.Lease // the newest
-	lan, dht path         // its addresses by tier
-	tier     Tier         // that told of the node first
-	since    time.Time    // when
-	until    time.Time    // it lapses
-	spent    bool         // lapsed or forgotten: kept so that a replay does not revive it
+	lease    record.Lease  // the newest
+	told     told          // how it came first
+	lan, dht path          // its addresses by tier
+	tier     Tier          // that told of the node first
+	since    time.Time     // when
+	until    time.Time     // it lapses
+	spent    bool          // lapsed or forgotten: kept so that a replay does not revive it
+	end      string        // spent: why, in one clause
+	distance time.Duration // by which the node is ranked; 0: not measured yet
 }
 
 // path is the addresses that one tier gave. They outlive the lease that they
@@ -67,12 +80,16 @@ type path struct {
 
 func (p path) live(now time.Time) bool { return len(p.addrs) > 0 && now.Before(p.until) }
 
-func newTable() table {
-	return table{names: make(map[identity.Cell]*name), unasked: make(map[identity.Key]int)}
+func newTable(floor *record.Floor, rtt func(identity.Key) (time.Duration, bool)) table {
+	return table{
+		floor: floor, rtt: rtt, names: make(map[identity.Cell]*name),
+		unasked: make(map[identity.Key]int), dead: make(map[identity.Key]death),
+	}
 }
 
-// admit takes in a verified lease that came by way of tier.
-func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
+// admit takes in a verified lease.
+func (t *table) admit(l record.Lease, by told, now time.Time) string {
+	by.at = now
 	if _, err := t.floor.Admit(l); err != nil {
 		return ordered
 	}
@@ -87,9 +104,10 @@ func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
 			return ordered
 		}
 	}
-	if e != nil && !now.Before(e.until) {
-		e.spent = true
+	if e != nil && !e.spent && !now.Before(e.until) {
+		e.spent, e.end = true, endLapsed
 	}
+	t.hearOf(l, by)
 	switch {
 	case l.Tombstone():
 		if e == nil {
@@ -101,11 +119,11 @@ func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
 	case e != nil && e.lease.Order == l.Order && e.spent:
 		return spent
 	case e != nil && e.lease.Order == l.Order:
-		return e.merge(l, tier)
+		e.merge(l, by.tier)
+		return t.verdict(n, l, merged)
 	case e != nil:
-		*e = newEntry(l, tier, now, e)
-		n.missed = time.Time{}
-		return stored
+		*e = newEntry(l, by, now, e)
+		return t.verdict(n, l, stored)
 	}
 	if n == nil {
 		n = t.put(&name{cell: l.Cell, nodes: make(map[identity.Key]*entry)}, &t.heard)
@@ -114,28 +132,36 @@ func (t *table) admit(l record.Lease, tier Tier, now time.Time) string {
 		t.tidy(n)
 		return quota
 	}
-	if !t.makeRoom(n, tier) {
+	if !t.makeRoom(n, by.tier) {
 		return full
 	}
-	fresh := newEntry(l, tier, now, nil)
+	fresh := newEntry(l, by, now, nil)
 	n.nodes[l.Node()] = &fresh
 	t.count(n, l.Node(), +1)
-	n.missed = time.Time{}
 	t.trim(n.shelf, n)
-	return stored
+	return t.verdict(n, l, stored)
 }
 
-func newEntry(l record.Lease, tier Tier, now time.Time, old *entry) entry {
-	e := entry{lease: l, tier: tier, since: now, until: l.Expires(now)}
+// verdict is what, unless l's node is dead; an answer ends the cell's negative one.
+func (t *table) verdict(n *name, l record.Lease, what string) string {
+	if t.isDead(l.Node()) {
+		return dead
+	}
+	n.missed = time.Time{}
+	return what
+}
+
+func newEntry(l record.Lease, by told, now time.Time, old *entry) entry {
+	e := entry{lease: l, told: by, tier: by.tier, since: now, until: l.Expires(now)}
 	for _, h := range certificates(l) { // a lease does not outlive what allows it
 		if end := h.Issued.Add(h.TTL + record.MaxSkew); end.Before(e.until) {
 			e.until = end
 		}
 	}
 	if old != nil && !old.spent {
-		e.since, e.tier, e.lan, e.dht = old.since, old.tier, old.lan, old.dht
+		e.since, e.tier, e.lan, e.dht, e.distance = old.since, old.tier, old.lan, old.dht, old.distance
 	}
-	e.merge(l, tier)
+	e.merge(l, by.tier)
 	return e
 }
 
@@ -151,13 +177,12 @@ func certificates(l record.Lease) []record.Header {
 
 // merge joins the addresses of two leases of one order, one for each tier. It
 // never prolongs: a copy of a lease is no sign of life.
-func (e *entry) merge(l record.Lease, tier Tier) string {
+func (e *entry) merge(l record.Lease, tier Tier) {
 	if p := (path{l.Addrs, e.until}); tier == TierLAN {
 		e.lan = p
 	} else {
 		e.dht = p
 	}
-	return merged
 }
 
 // endpoint is what callers see of e.
@@ -170,23 +195,9 @@ func (e *entry) endpoint(now time.Time) Endpoint {
 			}
 		}
 	}
-	return Endpoint{Node: e.lease.Node(), Addrs: all, Tier: e.tier, Lease: e.lease, since: e.since, near: e.lan.live(now)}
-}
-
-// rank orders endpoints: those who stay before those who drain, neighbours
-// before strangers, those known for longest first.
-func rank(a, b Endpoint) int {
-	strange := func(e Endpoint) int {
-		if e.near {
-			return 0
-		}
-		return 1
+	return Endpoint{
+		Node: e.lease.Node(), Addrs: all, Tier: e.tier, Lease: e.lease, Hops: e.told.hops, Holder: e.told.holder, since: e.since, told: e.told,
 	}
-	return cmp.Or(
-		cmp.Compare(a.Lease.State, b.Lease.State),
-		cmp.Compare(strange(a), strange(b)),
-		a.since.Compare(b.since),
-		bytes.Compare(a.Node[:], b.Node[:]))
 }
 
 // list returns the endpoints of a cell in the order in which to try them.
@@ -197,10 +208,16 @@ func (t *table) list(cell identity.Cell, now time.Time) []Endpoint {
 	}
 	t.lapse(n, now)
 	var live []Endpoint
-	for _, e := range n.nodes {
-		if !e.spent {
-			live = append(live, e.endpoint(now))
+	for node, e := range n.nodes {
+		if e.spent || t.isDead(node) {
+			continue
 		}
+		ep := e.endpoint(now)
+		if rtt, ok := t.rtt(node); ok {
+			ep.RTT, e.distance = rtt, settle(e.distance, rtt)
+		}
+		ep.distance = e.guess(now)
+		live = append(live, ep)
 	}
 	slices.SortFunc(live, rank)
 	return live
@@ -213,7 +230,7 @@ func (t *table) forget(cell identity.Cell, node identity.Key, now time.Time) boo
 		return false
 	}
 	t.version++
-	n.nodes[node].spent = true
+	n.nodes[node].spent, n.nodes[node].end = true, endMute
 	n.lose(fmt.Sprintf("%s did not answer for it", node.Short()), now)
 	return true
 }
@@ -224,17 +241,22 @@ func (t *table) sweep(now time.Time) {
 		t.lapse(n, now)
 		t.tidy(n)
 	}
+	for node, d := range t.dead {
+		if now.After(d.at.Add(deathTime)) {
+			delete(t.dead, node)
+		}
+	}
 }
 
 // lapse marks what has expired, and drops the marks that no replay can outlive.
 func (t *table) lapse(n *name, now time.Time) {
 	for _, e := range n.nodes {
 		if !e.spent && !now.Before(e.until) {
-			e.spent = true
+			e.spent, e.end = true, endLapsed
 			n.lose(fmt.Sprintf("the lease of %s lapsed", e.lease.Node().Short()), e.until)
 		}
 		if !e.spent && !(t.floor.Stands(e.lease) && t.wanted.Stands(e.lease)) {
-			e.spent = true
+			e.spent, e.end = true, endGrant
 			n.lose(fmt.Sprintf("the grant of %s was replaced", e.lease.Node().Short()), now)
 		}
 		if e.spent && now.After(e.lease.Issued.Add(e.lease.TTL+record.MaxSkew)) {

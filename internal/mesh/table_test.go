@@ -9,6 +9,14 @@ import (
 	"cell.network/cell/internal/record"
 )
 
+// tableFor returns an empty table of a node that measures round trips with rtt.
+func tableFor(rtt func(identity.Key) (time.Duration, bool)) table {
+	if rtt == nil {
+		rtt = func(identity.Key) (time.Duration, bool) { return 0, false }
+	}
+	return newTable(new(record.Floor), rtt)
+}
+
 // names writes a table's view of one cell as node numbers in order of trial.
 func view(tb *table, cell string, now time.Time, of map[identity.Key]int) string {
 	s := ""
@@ -85,12 +93,12 @@ func TestTableMerges(t *testing.T) {
 		}},
 	} {
 		t.Run(script.name, func(t *testing.T) {
-			tb := newTable()
+			tb := tableFor(nil)
 			for i, s := range script.steps {
 				now := start.Add(s.at * time.Second)
 				if s.node != 0 {
 					l := lease(t, s.node, "greeter", s.sequence, append([]func(*record.Offer){func(o *record.Offer) { o.Issued = start }}, s.change...)...)
-					if got := tb.admit(l, s.tier, now); got != s.verdict {
+					if got := tb.admit(l, told{tier: s.tier}, now); got != s.verdict {
 						t.Errorf("step %d: %s, want %s", i, got, s.verdict)
 					}
 				}
@@ -113,13 +121,13 @@ type step struct {
 }
 
 func TestOneTierCannotCrowdOutTheOther(t *testing.T) {
-	tb, now := newTable(), time.Now()
+	tb, now := tableFor(nil), time.Now()
 	verdicts := map[string]int{}
 	for i := range 100 {
-		verdicts[tb.admit(lease(t, 100+i, "greeter", 1), TierDHT, now)]++
+		verdicts[tb.admit(lease(t, 100+i, "greeter", 1), told{tier: TierDHT}, now)]++
 	}
 	for i := range 100 {
-		verdicts[tb.admit(lease(t, 300+i, "greeter", 1), TierLAN, now)]++
+		verdicts[tb.admit(lease(t, 300+i, "greeter", 1), told{tier: TierLAN}, now)]++
 	}
 	if n := len(tb.list(cellOf("greeter"), now)); n != maxPerName || verdicts[stored] != maxPerName {
 		t.Errorf("%d endpoints, verdicts %v; want %d", n, verdicts, maxPerName)
@@ -135,21 +143,21 @@ func TestOneTierCannotCrowdOutTheOther(t *testing.T) {
 	}
 	// One that has been found dead makes room.
 	tb.forget(cellOf("greeter"), key(100).Public(), now)
-	if got := tb.admit(lease(t, 500, "greeter", 1), TierDHT, now); got != stored {
+	if got := tb.admit(lease(t, 500, "greeter", 1), told{tier: TierDHT}, now); got != stored {
 		t.Errorf("with a dead one to displace: %s, want %s", got, stored)
 	}
 }
 
 func TestTableIsBounded(t *testing.T) {
-	tb, now := newTable(), time.Now()
+	tb, now := tableFor(nil), time.Now()
 	wanted := lease(t, 2, "wanted", 1)
 	tb.ask(wanted.Cell)
-	tb.admit(wanted, TierLAN, now)
+	tb.admit(wanted, told{tier: TierLAN}, now)
 	// One well-signed lease stands for many: the table does not verify.
 	l := lease(t, 3, "flood", 1)
 	for i := range maxPerNode + 100 {
 		l.Cell.Name = identity.Name(fmt.Sprint("n", i))
-		tb.admit(l, TierLAN, now)
+		tb.admit(l, told{tier: TierLAN}, now)
 	}
 	if n := tb.heard.names.Len(); n != maxPerNode {
 		t.Errorf("one node fills %d unasked places, want %d", n, maxPerNode)
@@ -161,7 +169,7 @@ func TestTableIsBounded(t *testing.T) {
 	for i := range 3 * maxNames {
 		l.Signer = nodes[i%len(nodes)]
 		l.Cell.Name = identity.Name(fmt.Sprint("m", i))
-		tb.admit(l, TierLAN, now)
+		tb.admit(l, told{tier: TierLAN}, now)
 	}
 	if n, e := tb.heard.names.Len(), tb.heard.entries; n > maxNames || e > maxEntries {
 		t.Errorf("%d names with %d leases on the shelf of the merely heard", n, e)
@@ -194,21 +202,21 @@ func made(node identity.Key, cell identity.Cell, order, grant uint64, now time.T
 // TestFloodDoesNotRollBack sends as many leases of a stranger's cells as a
 // floor remembers: what was known of a cell that somebody asked for must stay.
 func TestFloodDoesNotRollBack(t *testing.T) {
-	tb, now := newTable(), time.Now()
+	tb, now := tableFor(nil), time.Now()
 	early, late := cellOf("early"), cellOf("late")
 	tb.ask(early)
-	tb.admit(made(key(2).Public(), late, 7, 3, now), TierLAN, now) // heard first, asked for then
+	tb.admit(made(key(2).Public(), late, 7, 3, now), told{tier: TierLAN}, now) // heard first, asked for then
 	tb.ask(late)
-	tb.admit(made(key(2).Public(), early, 7, 3, now), TierLAN, now)
+	tb.admit(made(key(2).Public(), early, 7, 3, now), told{tier: TierLAN}, now)
 	stranger := key(9).Public()
 	for i := range record.MaxFloor + 1 {
-		tb.admit(made(stranger, identity.Cell{Author: stranger, Name: identity.Name(fmt.Sprint("n-", i))}, 1, 1, now), TierLAN, now)
+		tb.admit(made(stranger, identity.Cell{Author: stranger, Name: identity.Name(fmt.Sprint("n-", i))}, 1, 1, now), told{tier: TierLAN}, now)
 	}
 	for _, cell := range []identity.Cell{early, late} {
-		if what := tb.admit(made(key(2).Public(), cell, 6, 3, now), TierLAN, now); what != ordered {
+		if what := tb.admit(made(key(2).Public(), cell, 6, 3, now), told{tier: TierLAN}, now); what != ordered {
 			t.Errorf("%s: an old lease is %s", cell.Name, what)
 		}
-		if what := tb.admit(made(key(3).Public(), cell, 1, 2, now), TierLAN, now); what != ordered {
+		if what := tb.admit(made(key(3).Public(), cell, 1, 2, now), told{tier: TierLAN}, now); what != ordered {
 			t.Errorf("%s: a lease under a revoked grant is %s", cell.Name, what)
 		}
 	}
@@ -216,15 +224,15 @@ func TestFloodDoesNotRollBack(t *testing.T) {
 
 // TestRevokedGrantEndsLeases shows a newer grant after a long lease under the old one.
 func TestRevokedGrantEndsLeases(t *testing.T) {
-	tb, now := newTable(), time.Now()
+	tb, now := tableFor(nil), time.Now()
 	of := map[identity.Key]int{key(2).Public(): 2, key(3).Public(): 3}
 	tb.ask(cellOf("greeter"))
-	tb.admit(made(key(2).Public(), cellOf("greeter"), 1, 1, now), TierLAN, now)
-	tb.admit(made(key(3).Public(), cellOf("other"), 1, 2, now), TierLAN, now) // the same grant, a newer one
+	tb.admit(made(key(2).Public(), cellOf("greeter"), 1, 1, now), told{tier: TierLAN}, now)
+	tb.admit(made(key(3).Public(), cellOf("other"), 1, 2, now), told{tier: TierLAN}, now) // the same grant, a newer one
 	if got := view(&tb, "greeter", now, of); got != "" {
 		t.Errorf("still served by%s", got)
 	}
-	tb.admit(made(key(2).Public(), cellOf("greeter"), 2, 2, now), TierLAN, now)
+	tb.admit(made(key(2).Public(), cellOf("greeter"), 2, 2, now), told{tier: TierLAN}, now)
 	if got := view(&tb, "greeter", now, of); got != " 2" {
 		t.Errorf("served by%s", got)
 	}

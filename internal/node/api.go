@@ -179,15 +179,22 @@ type Scaled struct {
 	Everywhere bool   `json:"everywhere"` // signed and told to all hosts; false: holds on this node only, since no key is here
 }
 
-// Found is a line of /v1/lookup: a node that serves the cell. The last line
-// may hold only Error.
+// Found is a line of /v1/lookup: a node that serves the cell, or, with
+// follow=1, one that serves it no more. A node that is found again without
+// having gone has other addresses or another state. The last line may hold
+// only Error.
 type Found struct {
 	Cell   string       `json:"cell,omitempty"` // name@author
 	Node   identity.Key `json:"node,omitzero"`
-	Addrs  []string     `json:"addrs,omitempty"` // multiaddrs
-	Tier   string       `json:"tier,omitempty"`  // self, cache, lan or dht
-	TookMS float64      `json:"took_ms"`         // since the lookup began
-	State  string       `json:"state,omitempty"` // alive or draining
+	Addrs  []string     `json:"addrs,omitempty"`  // multiaddrs
+	Tier   string       `json:"tier,omitempty"`   // self, cache, lan or dht
+	Hops   int          `json:"hops,omitempty"`   // nodes of the DHT that were asked for its lease, one after the other
+	Holder identity.Key `json:"holder,omitzero"`  // the last of them
+	TookMS float64      `json:"took_ms"`          // since the lookup began
+	RTTMS  float64      `json:"rtt_ms,omitempty"` // to the node and back; 0: not measured
+	State  string       `json:"state,omitempty"`  // alive or draining
+	Gone   bool         `json:"gone,omitempty"`   // it serves the cell no more
+	Why    string       `json:"why,omitempty"`    // how it is known that it serves, or why it does no more
 	Error  *APIError    `json:"error,omitempty"`
 }
 
@@ -197,6 +204,7 @@ type Peer struct {
 	Addrs     []string     `json:"addrs,omitempty"`
 	Tiers     []string     `json:"tiers,omitempty"` // lan, dht: where it was met
 	Connected bool         `json:"connected"`
+	Path      string       `json:"path,omitempty"`   // direct, or relayed via a node; "": not connected
 	RTTMS     float64      `json:"rtt_ms,omitempty"` // 0: not measured
 	Cells     int          `json:"cells"`            // that it serves, as far as this node knows
 }
@@ -205,7 +213,8 @@ type Peer struct {
 type Pong struct {
 	Node  identity.Key `json:"node,omitzero"`
 	RTTMS float64      `json:"rtt_ms"`
-	Path  string       `json:"path,omitempty"` // direct and an address, or self
+	Path  string       `json:"path,omitempty"` // direct, relayed via a node, or self
+	Addr  string       `json:"addr,omitempty"` // of a direct path
 	Error *APIError    `json:"error,omitempty"`
 }
 

@@ -51,7 +51,7 @@ func (n *Node) divide(s *service, a autonomic.Action) {
 
 // claimNext claims the next replica of a cell for a start that the operator asked for.
 func (n *Node) claimNext(s *service, d *deployment) (*claim, error) {
-	rows := n.pulse.Rows()
+	rows := n.rows()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.leaving || n.drained {

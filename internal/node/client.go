@@ -261,6 +261,12 @@ func (c *Client) Lookup(ctx context.Context, ref string) iter.Seq2[Found, error]
 	return c.found(ctx, "/v1/lookup?"+query("ref", ref))
 }
 
+// Watch streams the nodes that serve a cell, and goes on with those that come,
+// change or go until ctx or the node ends.
+func (c *Client) Watch(ctx context.Context, ref string) iter.Seq2[Found, error] {
+	return c.found(ctx, "/v1/lookup?"+query("ref", ref, "follow", "1"))
+}
+
 func (c *Client) found(ctx context.Context, path string) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		for f, err := range stream[Found](ctx, c, http.MethodGet, path, nil) {
@@ -290,6 +296,13 @@ func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
 // serves. A lost ping is a Pong with Error, and the rest goes on.
 func (c *Client) Ping(ctx context.Context, target string, count int) iter.Seq2[Pong, error] {
 	return stream[Pong](ctx, c, http.MethodPost, "/v1/ping", PingRequest{target, count})
+}
+
+// Hints returns addresses through which others can enter the node's network.
+func (c *Client) Hints(ctx context.Context) ([]string, error) {
+	var l HintList
+	err := c.get(ctx, "/v1/hints", &l)
+	return l.Peers, err
 }
 
 // Reload makes the node read its settings and certificates again.

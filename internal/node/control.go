@@ -15,6 +15,7 @@ import (
 
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/mesh"
 )
 
 // Limits on what a local program may do to the control API.
@@ -81,6 +82,7 @@ func (n *Node) routes(frames *connSet) http.Handler {
 	handle("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, n.Status()) })
 	handle("GET /v1/ps", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, ReplicaList{n.Replicas()}) })
 	handle("GET /v1/peers", func(w http.ResponseWriter, r *http.Request) error { return writeJSON(w, PeerList{n.Peers()}) })
+	handle("GET /v1/hints", func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, HintList{n.Hints()}) })
 	handle("GET /v1/doctor", func(w http.ResponseWriter, r *http.Request) error { return writeJSON(w, CheckList{n.Checks()}) })
 	handle("POST /v1/run", n.controlRun)
 	handle("POST /v1/grow", n.controlGrow)
@@ -149,12 +151,18 @@ func (n *Node) controlRun(w http.ResponseWriter, r *http.Request) error {
 	if err := absDir(q.Dir); err != nil {
 		return err
 	}
+	if err := n.runsCells(); err != nil {
+		return err
+	}
 	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.RunCell(r.Context(), q.Dir, tell) })
 }
 
 func (n *Node) controlGrow(w http.ResponseWriter, r *http.Request) error {
 	var q GrowRequest
 	if err := readJSON(w, r, &q); err != nil {
+		return err
+	}
+	if err := n.runsCells(); err != nil {
 		return err
 	}
 	return streamProgress(w, func(tell func(Progress)) (Replica, error) { return n.Grow(r.Context(), q.Ref, q.Mirrors, tell) })
@@ -168,6 +176,14 @@ func (n *Node) controlDrain(w http.ResponseWriter, r *http.Request) error {
 	out := newStream(w)
 	if err := n.Drain(r.Context(), q.Target, q.Undo, func(p Progress) { out.send(p) }); err != nil {
 		out.send(Progress{Error: asAPIError(err)})
+	}
+	return nil
+}
+
+// runsCells refuses what a node cannot do that only lets others into the network.
+func (n *Node) runsCells() error {
+	if n.cfg.Settings.Only {
+		return NewError(CodeRefused, "this node only lets others into the network: it runs and seeds no cells", "start it without --bootstrap-only, or use a node on another host")
 	}
 	return nil
 }
@@ -190,6 +206,9 @@ func (n *Node) controlPublish(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := absDir(q.Dir); err != nil {
+		return err
+	}
+	if err := n.runsCells(); err != nil {
 		return err
 	}
 	p, err := n.Publish(r.Context(), q.Dir, q.Version)
@@ -243,13 +262,30 @@ func (n *Node) controlEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// controlLookup discovers the topic that belongs to a cell.
+// controlLookup discovers the topic that belongs to a cell; with follow=1 it
+// goes on with what changes.
 func (n *Node) controlLookup(w http.ResponseWriter, r *http.Request, topic func(identity.Cell) identity.Cell) error {
 	cell, err := n.parseCell(r.FormValue("ref"))
 	if err != nil {
 		return err
 	}
 	out := newStream(w)
+	if r.FormValue("follow") == "1" {
+		for c, err := range n.mesh.Watch(r.Context(), topic(cell)) {
+			if errors.Is(err, mesh.ErrStopped) {
+				return nil // the node ends
+			}
+			if err != nil {
+				out.send(Found{Error: asAPIError(err)})
+				return nil
+			}
+			f := found(cell, c.Endpoint)
+			if f.Gone, f.Why = c.Gone, c.Why; !out.send(f) {
+				return nil
+			}
+		}
+		return nil
+	}
 	for ep, err := range n.mesh.Discover(r.Context(), topic(cell)) {
 		if err != nil {
 			out.send(Found{Error: asAPIError(err)})

@@ -183,7 +183,7 @@ func (n *Node) elsewhere(ctx context.Context, s *service) (live, able int) {
 	limit, cancel := context.WithTimeout(ctx, handoverTime)
 	defer cancel()
 	for {
-		rows := n.pulse.Rows()
+		rows := n.rows()
 		n.mu.Lock()
 		decided := s.decided
 		live, able = 0, 0

@@ -47,7 +47,7 @@ func (n *Node) hold(ctx context.Context, cell identity.Cell, until *time.Time) b
 		case <-limit.Done():
 			return false
 		}
-		rows := n.pulse.Rows()
+		rows := n.rows()
 		n.mu.Lock()
 		decided = s.decided
 		live, coming := 0, !s.searched && s.deploy != nil

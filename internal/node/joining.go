@@ -7,7 +7,7 @@ import (
 
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/kad"
-	"cell.network/cell/internal/record"
+	"cell.network/cell/internal/mesh"
 )
 
 // joinTime is how long after its start a node that was told of others waits for
@@ -21,12 +21,24 @@ type joining struct {
 	until time.Time // zero: there is nobody to wait for
 }
 
-// Find implements [mesh.WAN].
-func (j joining) Find(ctx context.Context, cell identity.Cell) iter.Seq2[record.Lease, error] {
-	if j.Size() == 0 && time.Now().Before(j.until) {
-		wait, cancel := context.WithDeadline(ctx, j.until)
-		_ = j.Bootstrap(wait) // Find says itself what is missing
-		cancel()
+var _ interface {
+	mesh.WAN
+	mesh.Finder
+	mesh.Watcher
+} = joining{}
+
+// Find implements [mesh.Finder].
+func (j joining) Find(ctx context.Context, cell identity.Cell) iter.Seq2[mesh.Finding, error] {
+	return func(yield func(mesh.Finding, error) bool) {
+		if j.Size() == 0 && time.Now().Before(j.until) {
+			wait, cancel := context.WithDeadline(ctx, j.until)
+			_ = j.Bootstrap(wait) // Find says itself what is missing
+			cancel()
+		}
+		for f, err := range j.Search(ctx, cell) {
+			if !yield(mesh.Finding{Lease: f.Lease, Hops: f.Hops, Holder: f.Holder}, err) {
+				return
+			}
+		}
 	}
-	return j.Kad.Find(ctx, cell)
 }

@@ -46,6 +46,9 @@ type Config struct {
 
 	// ListenPacket opens the packet end for QUIC; nil: a real UDP socket.
 	ListenPacket func(network string, laddr *net.UDPAddr) (net.PacketConn, error)
+	// NAT has a simulated host find out how strangers reach it, and help others
+	// with that, as a real one of the public network does.
+	NAT bool
 	// Bus carries announcements on the local network; nil: there is none.
 	Bus pheromone.Bus
 	// Starter starts replicas, Builder makes their programs, Pair connects them.
@@ -106,6 +109,8 @@ type Node struct {
 	keeping sync.Mutex                                 // held while files of cells are written, before mu
 	kicked  chan struct{}                              // one token: decide now
 	soon    atomic.Bool                                // a kick is on its way
+	moved   chan struct{}                              // one token: the addresses of this node may have changed
+	built   chan struct{}                              // closed when all parts are there
 	down    chan struct{}                              // closed by Down
 	once    sync.Once
 	quit    chan struct{}  // closed when the node begins to leave
@@ -125,6 +130,7 @@ func New(cfg Config) (_ *Node, err error) {
 		settings: cfg.Settings, certs: cfg.Certs,
 		services: make(map[identity.Cell]*service), seeds: make(map[identity.Cell]*mesh.Lease), relays: make(map[*frame.Conn]relay), rand: cfg.Rand,
 		down: make(chan struct{}), quit: make(chan struct{}), kicked: make(chan struct{}, 1), known: make(chan struct{}),
+		moved: make(chan struct{}, 1), built: make(chan struct{}),
 		partnersKnown: make(map[identity.Key]partner),
 	}
 	defer func() {
@@ -139,15 +145,14 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.host, err = host.New(host.Config{
-		Key: cfg.Key, Network: n.net, Listen: cfg.Settings.Listen, ListenPacket: cfg.ListenPacket,
-		NAT: !n.net.Private() && cfg.ListenPacket == nil, Log: cfg.Log,
-	}); err != nil {
+	if n.host, err = host.New(n.hostConfig()); err != nil {
 		return nil, err
 	}
+	floor := new(record.Floor) // what one tier has seen holds for all
 	if n.kad, err = kad.New(n.host, kad.Config{
-		Network: n.net, Mode: kad.Mode(cfg.Settings.Mode), Bootstrap: cfg.Settings.Bootstrap,
+		Network: n.net, Mode: cfg.Settings.dhtMode(), Bootstrap: cfg.Settings.Bootstrap,
 		PeersFile: filepath.Join(cfg.Home.Cache, "peers."+string(n.net)),
+		Floor:     floor, FloorFile: filepath.Join(cfg.Home.State, "floor."+string(n.net)),
 		OnRefused: func(reason string) { n.refuse(journal.LeaseRefused, "dht", reason) },
 	}); err != nil {
 		return nil, err
@@ -160,12 +165,13 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	mc := mesh.Config{
 		Network: n.net.ID(), Key: cfg.Key, Incarnation: incarnation, WAN: n.dht(),
-		Addrs: n.host.LeaseAddrs, Dialable: n.host.DialableRaw, Rand: n.chance, Event: n.meshEvent,
+		Addrs: n.host.LeaseAddrs, Dialable: n.host.DialableRaw, RTT: n.rtt, Floor: floor, Rand: n.chance, Event: n.meshEvent,
 	}
 	if cfg.Bus != nil {
 		n.lan = pheromone.New(pheromone.Config{
 			Network: n.net, Key: cfg.Key, Bus: cfg.Bus, Rand: rand.New(rand.NewPCG(cfg.Rand.Uint64(), cfg.Rand.Uint64())),
 			OnLease:   n.heard,
+			Floor:     floor,
 			OnRefused: func(reason string, _ netip.AddrPort) { n.refuse(journal.PacketRefused, "lan", reason) },
 		})
 		mc.LAN = n.lan
@@ -174,10 +180,12 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.pulse, err = pulse.New(n.host, pulse.Config{
 		Network: n.net, Key: cfg.Key, Incarnation: incarnation, Seed: cfg.Rand.Uint64(),
 		Row: n.row, Peers: n.partners, Wanted: n.wanted, OnRow: n.heardRow,
+		Contact: n.contact, Entries: n.entries, Group: n.group, OnMember: n.member,
 		OnRefused: func(_ identity.Key, reason string) { n.refuse(journal.LeaseRefused, "pulse", reason) },
 	}); err != nil {
 		return nil, err
 	}
+	close(n.built)
 	return n, nil
 }
 
@@ -197,8 +205,11 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		})
 	}
-	n.store.Serve()
-	n.seedAll()
+	if !n.cfg.Settings.Only {
+		n.store.Serve()
+		n.seedAll()
+		parts.Go(func() { n.restore(running) })
+	}
 	_, err := os.Stat(filepath.Join(n.cfg.Home.State, drainedFile))
 	n.mu.Lock()
 	n.drained = err == nil
@@ -210,8 +221,8 @@ func (n *Node) Run(ctx context.Context) error {
 	part("pulse", n.pulse.Run)
 	part("scale", n.scale)
 	part("know", n.know)
-	parts.Go(func() { n.restore(running) })
 	part("refresh", n.refresh)
+	part("hints", n.hints)
 	if n.lan != nil {
 		part("lan", n.lan.Run)
 	}
@@ -232,7 +243,8 @@ func (n *Node) Run(ctx context.Context) error {
 	return failure
 }
 
-// refresh announces anew what could not be announced as soon as the DHT has
+// refresh announces anew what has become untrue as soon as this node is reached
+// elsewhere, and what could not be announced as soon as the DHT has
 // someone to tell.
 func (n *Node) refresh(ctx context.Context) error {
 	for {
@@ -240,6 +252,7 @@ func (n *Node) refresh(ctx context.Context) error {
 		n.mesh.Refresh()
 		select {
 		case <-changed:
+		case <-n.moved:
 		case <-ctx.Done():
 			return nil
 		}

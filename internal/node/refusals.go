@@ -99,7 +99,7 @@ func (r *refusals) journal(err error) {
 // Checks are what the node finds about itself, for `cell doctor`.
 func (n *Node) Checks() []Check {
 	st := n.Status()
-	checks := []Check{n.lanCheck(st), dhtCheck(st)}
+	checks := append([]Check{n.lanCheck(st), dhtCheck(st)}, n.reachChecks()...)
 	n.refused.mu.Lock()
 	defer n.refused.mu.Unlock()
 	clock := Check{Name: "clock", Status: CheckOK, Evidence: "no record was refused because of the time"}

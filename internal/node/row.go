@@ -86,7 +86,7 @@ func (n *Node) capacityLocked() record.Capacity {
 		CPU: thousandths(m.Cores), CPUFree: thousandths(m.Cores * m.CPUFree),
 		Memory: mebibytes(m.Memory), MemoryFree: mebibytes(m.MemoryFree),
 	}
-	if !n.leaving && !n.drained {
+	if !n.leaving && !n.drained && !n.cfg.Settings.Only {
 		c.Room = uint32(n.roomLocked())
 		if m.Memory > 0 {
 			c.Room = min(c.Room, uint32(m.MemoryFree/minMemory))
@@ -123,7 +123,7 @@ func (n *Node) rowCellLocked(s *service) (record.RowCell, bool) {
 
 // startableLocked reports whether this node could start a replica now.
 func (n *Node) startableLocked(s *service) bool {
-	if s.deploy == nil || s.drained || n.drained || n.leaving || !n.settings.Trusts(s.cell.Author, n.cfg.Author) {
+	if s.deploy == nil || s.drained || n.drained || n.leaving || n.cfg.Settings.Only || !n.settings.Trusts(s.cell.Author, n.cfg.Author) {
 		return false
 	}
 	if rel := s.deploy.release; rel.Raw != nil && rel.Check(time.Now()) != nil { // it has expired

@@ -70,7 +70,7 @@ type verdict struct {
 
 // decide takes one decision for every cell and carries out this node's part.
 func (n *Node) decide() {
-	rows := n.pulse.Rows()
+	rows := n.rows()
 	n.noteSilence(rows, time.Now())
 	for _, v := range n.verdicts(rows) {
 		if v.news {

@@ -12,7 +12,9 @@ import (
 	"strings"
 
 	"cell.network/cell/internal/home"
+	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/kad"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -35,8 +37,11 @@ type Settings struct {
 	Network   identity.Network // default "public"
 	Listen    []string         // multiaddrs; default none given: any free UDP port, IPv4 and IPv6
 	Bootstrap []string         // multiaddrs with /p2p, or /dnsaddr; default DefaultBootstrap on the public network
+	Spores    []string         // PATH#KEY or https://…#KEY of signed hints of where to enter the network
 	Mode      string           // one of the Mode constants; default auto
+	Only      bool             // bootstrap_only: a member of the DHT and relay for others, no cells
 	LAN       LANSettings
+	Reach     ReachSettings
 	Author    identity.Key      // default author where his key is elsewhere; zero: the key on this machine
 	Authors   identity.Petnames // [authors]: names that this operator gave
 	Hosts     []identity.Key    // [trust] hosts: authors whose code may run here, besides his own
@@ -54,6 +59,14 @@ type LANSettings struct {
 	Unicast   int  // this node's own UDP port, for others to direct packets to; default 0: any free one
 }
 
+// ReachSettings are [reach]: how others reach this node from outside.
+type ReachSettings struct {
+	Public   string   // auto finds out; yes or no where the operator knows better
+	Announce []string // multiaddrs to tell others besides those that are found: a port that a router was told to pass on
+	PortMap  bool     // ask the router for a port (UPnP, NAT-PMP); default true on the public network
+	Relay    string   // whether to relay for others: auto (while strangers reach this node), on or off
+}
+
 // Setting is one choice in text form.
 type Setting struct {
 	Key    string `json:"key"`
@@ -66,7 +79,9 @@ type settingsFile struct {
 	Network   *networkText `toml:"network"`
 	Listen    []addrText   `toml:"listen"`
 	Bootstrap []addrText   `toml:"bootstrap"`
+	Spores    []sporesText `toml:"spores"`
 	Mode      *modeText    `toml:"mode"`
+	Only      *bool        `toml:"bootstrap_only"`
 	LAN       struct {
 		Enabled   *bool            `toml:"enabled"`
 		Port      *int             `toml:"port"`
@@ -74,6 +89,12 @@ type settingsFile struct {
 		Unicast   *int             `toml:"unicast"`
 		Directed  []netip.AddrPort `toml:"directed"`
 	} `toml:"lan"`
+	Reach struct {
+		Public   *reachText  `toml:"public"`
+		Announce []addrText  `toml:"announce"`
+		PortMap  *bool       `toml:"portmap"`
+		Relay    *switchText `toml:"relay"`
+	} `toml:"reach"`
 	Author  *identity.Key           `toml:"author"`
 	Authors map[string]identity.Key `toml:"authors"`
 	Trust   struct {
@@ -91,6 +112,7 @@ func DefaultSettings() Settings {
 		Bootstrap: []string{DefaultBootstrap},
 		Mode:      ModeAuto,
 		LAN:       LANSettings{Enabled: true, Port: 9067, Multicast: true},
+		Reach:     ReachSettings{Public: "auto", PortMap: true, Relay: "auto"},
 		Authors:   identity.Petnames{},
 		origins:   map[string]string{},
 	}
@@ -146,8 +168,17 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 	if from("bootstrap", t.Bootstrap != nil) {
 		s.Bootstrap = texts(t.Bootstrap)
 	}
+	if from("spores", t.Spores != nil) {
+		s.Spores = make([]string, len(t.Spores))
+		for i, source := range t.Spores {
+			s.Spores[i] = source.text
+		}
+	}
 	if from("mode", t.Mode != nil) {
 		s.Mode = t.Mode.mode
+	}
+	if from("bootstrap_only", t.Only != nil) {
+		s.Only = *t.Only
 	}
 	if from("lan.enabled", t.LAN.Enabled != nil) {
 		s.LAN.Enabled = *t.LAN.Enabled
@@ -169,6 +200,18 @@ func ParseSettings(file string, text []byte) (Settings, error) {
 	}
 	if from("lan.directed", t.LAN.Directed != nil) {
 		s.LAN.Directed = t.LAN.Directed
+	}
+	if from("reach.public", t.Reach.Public != nil) {
+		s.Reach.Public = t.Reach.Public.word
+	}
+	if from("reach.announce", t.Reach.Announce != nil) {
+		s.Reach.Announce = texts(t.Reach.Announce)
+	}
+	if from("reach.portmap", t.Reach.PortMap != nil) {
+		s.Reach.PortMap = *t.Reach.PortMap
+	}
+	if from("reach.relay", t.Reach.Relay != nil) {
+		s.Reach.Relay = t.Reach.Relay.word
 	}
 	if from("author", t.Author != nil) {
 		s.Author = *t.Author
@@ -243,6 +286,10 @@ func (s Settings) Value(key string) any {
 		return s.Listen
 	case "bootstrap":
 		return s.Bootstrap
+	case "spores":
+		return s.Spores
+	case "bootstrap_only":
+		return s.Only
 	case "lan.enabled":
 		return s.LAN.Enabled
 	case "lan.port":
@@ -251,6 +298,10 @@ func (s Settings) Value(key string) any {
 		return s.LAN.Multicast
 	case "lan.unicast":
 		return s.LAN.Unicast
+	case "reach.announce":
+		return s.Reach.Announce
+	case "reach.portmap":
+		return s.Reach.PortMap
 	}
 	for _, l := range s.List() {
 		if l.Key == key && key == "lan.directed" {
@@ -264,6 +315,9 @@ func (s Settings) Value(key string) any {
 
 // settle fills defaults that depend on other choices.
 func (s *Settings) settle() {
+	if s.origins["reach.portmap"] == "" {
+		s.Reach.PortMap = !s.Network.Private()
+	}
 	if s.origins["bootstrap"] == "" {
 		s.Bootstrap = []string{DefaultBootstrap}
 		if s.Network.Private() { // the public seeds know nothing of it
@@ -274,7 +328,8 @@ func (s *Settings) settle() {
 
 // Keys are the keys of the settings that have a single value, in the order in
 // which they are shown. Petnames and trusted authors have commands of their own.
-var Keys = []string{"network", "listen", "bootstrap", "mode", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed", "author"}
+var Keys = []string{"network", "listen", "bootstrap", "spores", "mode", "bootstrap_only", "lan.enabled", "lan.port", "lan.multicast", "lan.unicast", "lan.directed",
+	"reach.public", "reach.announce", "reach.portmap", "reach.relay", "author"}
 
 // ErrNoKey says that no setting has this key.
 var ErrNoKey = errors.New("no such setting")
@@ -290,6 +345,15 @@ func (s *Settings) Set(key, value, origin string) error {
 		s.Listen, err = parseAddrs(value)
 	case "bootstrap":
 		s.Bootstrap, err = parseAddrs(value)
+	case "spores":
+		s.Spores = splitList(value)
+		for _, source := range s.Spores {
+			if _, err := parseHintSource(source); err != nil {
+				return err
+			}
+		}
+	case "bootstrap_only":
+		s.Only, err = parseSwitch(value)
 	case "mode":
 		var m modeText
 		err = m.UnmarshalText([]byte(value))
@@ -312,6 +376,18 @@ func (s *Settings) Set(key, value, origin string) error {
 			}
 			s.LAN.Directed = append(s.LAN.Directed, a)
 		}
+	case "reach.public":
+		var t reachText
+		err = t.UnmarshalText([]byte(value))
+		s.Reach.Public = t.word
+	case "reach.announce":
+		s.Reach.Announce, err = parseAddrs(value)
+	case "reach.portmap":
+		s.Reach.PortMap, err = parseSwitch(value)
+	case "reach.relay":
+		var t switchText
+		err = t.UnmarshalText([]byte(value))
+		s.Reach.Relay = t.word
 	case "author":
 		s.Author, err = s.key(value)
 	default:
@@ -348,9 +424,11 @@ func (s Settings) List() []Setting {
 	}
 	values := map[string]string{
 		"network": string(s.Network), "listen": strings.Join(s.Listen, ","), "bootstrap": strings.Join(s.Bootstrap, ","),
-		"mode": s.Mode, "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
+		"spores": strings.Join(s.Spores, ","), "mode": s.Mode, "bootstrap_only": strconv.FormatBool(s.Only), "lan.enabled": strconv.FormatBool(s.LAN.Enabled), "lan.port": strconv.Itoa(s.LAN.Port),
 		"lan.multicast": strconv.FormatBool(s.LAN.Multicast), "lan.unicast": strconv.Itoa(s.LAN.Unicast),
 		"lan.directed": strings.Join(directed, ","), "author": author,
+		"reach.public": s.Reach.Public, "reach.announce": strings.Join(s.Reach.Announce, ","),
+		"reach.portmap": strconv.FormatBool(s.Reach.PortMap), "reach.relay": s.Reach.Relay,
 	}
 	list := make([]Setting, len(Keys))
 	for i, key := range Keys {
@@ -376,6 +454,14 @@ func (s Settings) DefaultAuthor(own identity.Key) identity.Key {
 		return s.Author
 	}
 	return own
+}
+
+// dhtMode is the node's part in the DHT: one that is there for nothing else serves.
+func (s Settings) dhtMode() kad.Mode {
+	if s.Only && s.Mode == ModeAuto {
+		return kad.ModeServer
+	}
+	return kad.Mode(s.Mode)
 }
 
 // Petname returns the name that the operator gave to an author, or "".
@@ -443,6 +529,32 @@ func (a *addrText) UnmarshalText(b []byte) error {
 		return fmt.Errorf("bad address %q: write a multiaddr like /ip4/192.0.2.7/udp/4001/quic-v1", b)
 	}
 	a.addr = string(b)
+	return nil
+}
+
+type sporesText struct{ text string }
+
+func (s *sporesText) UnmarshalText(b []byte) error {
+	s.text = string(b)
+	_, err := parseHintSource(s.text)
+	return err
+}
+
+type reachText struct{ word string }
+
+func (r *reachText) UnmarshalText(b []byte) error {
+	if r.word = string(b); r.word != "auto" && r.word != host.Yes && r.word != host.No {
+		return fmt.Errorf("bad value %q: it is auto, yes or no", b)
+	}
+	return nil
+}
+
+type switchText struct{ word string }
+
+func (s *switchText) UnmarshalText(b []byte) error {
+	if s.word = string(b); s.word != string(host.Auto) && s.word != string(host.On) && s.word != string(host.Off) {
+		return fmt.Errorf("bad value %q: it is auto, on or off", b)
+	}
 	return nil
 }
 

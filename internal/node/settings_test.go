@@ -63,6 +63,7 @@ hosts = ["` + someKey + `"]
 	key := mustKey(t, someKey)
 	want := Settings{
 		Network: "lab", Mode: "auto", Author: key,
+		Reach:   ReachSettings{Public: "auto", Relay: "auto"},
 		LAN:     LANSettings{Enabled: true, Port: 2000, Multicast: true, Directed: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:9067"), netip.MustParseAddrPort("[fe80::1%eth0]:9067")}},
 		Authors: identity.Petnames{"alice": key}, Hosts: []identity.Key{key},
 	}
@@ -76,8 +77,8 @@ hosts = ["` + someKey + `"]
 		origins[l.Key] = l.Origin
 	}
 	wantOrigins := map[string]string{
-		"network": path, "listen": "default", "bootstrap": "default", "mode": "flag --mode",
-		"lan.enabled": "default", "lan.port": "env CELL_LAN_PORT", "lan.multicast": "default", "lan.unicast": "default", "lan.directed": path, "author": path,
+		"network": path, "listen": "default", "bootstrap": "default", "spores": "default", "bootstrap_only": "default", "mode": "flag --mode",
+		"lan.enabled": "default", "lan.port": "env CELL_LAN_PORT", "lan.multicast": "default", "lan.unicast": "default", "reach.public": "default", "reach.announce": "default", "reach.portmap": "default", "reach.relay": "default", "lan.directed": path, "author": path,
 	}
 	if !reflect.DeepEqual(origins, wantOrigins) {
 		t.Errorf("origins: got %v, want %v", origins, wantOrigins)

@@ -60,6 +60,9 @@ func Up(ctx context.Context, h home.Home, s Settings, banner func(Status)) error
 		Key: keys.Node, Author: keys.Author.Public(), Home: h, Settings: s, Certs: certs, Version: Version(),
 		Starter: sandbox, Builder: builder, Pair: membrane.SocketPair, Meter: NewSystemMeter(), Control: control,
 	}
+	if s.Only {
+		s.LAN.Enabled = false // strangers are let in by address; neighbours need nobody for that
+	}
 	if cfg.Bus, err = openLAN(s.LAN); err != nil {
 		control.Close()
 		if errors.Is(err, syscall.EADDRINUSE) {

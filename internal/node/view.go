@@ -78,7 +78,8 @@ func (n *Node) Peers() []Peer {
 		p := at(k)
 		p.Connected = true
 		p.Addrs = appendNew(p.Addrs, c.RemoteMultiaddr().String())
-		p.RTTMS = ms(n.host.Peerstore().LatencyEWMA(c.RemotePeer()))
+		via, rtt, _ := n.host.Path(k)
+		p.Path, p.RTTMS = via, ms(rtt)
 	}
 	for _, id := range n.kad.Peers() {
 		if k, err := host.KeyOf(id); err == nil {
@@ -129,7 +130,8 @@ func (n *Node) Ping(ctx context.Context, target string, count int) iter.Seq[Pong
 			p := Pong{Node: to, Path: "self"}
 			if to != n.self {
 				rtt, perr := n.axon.Ping(ctx, to, addrs)
-				p.RTTMS, p.Path = ms(rtt), n.path(to)
+				p.RTTMS = ms(rtt)
+				p.Path, p.Addr = n.reached(to)
 				if perr != nil {
 					p.Error = asAPIError(perr)
 				}
@@ -165,29 +167,11 @@ func (n *Node) pingTarget(ctx context.Context, target string) (identity.Key, [][
 	return identity.Key{}, nil, &mesh.NotFound{Cell: cell}
 }
 
-// path says over which address a node is reached.
-func (n *Node) path(to identity.Key) string {
-	id, err := host.PeerID(to)
-	if err != nil {
-		return ""
-	}
-	return pathOf(n.host.Network().ConnsToPeer(id))
-}
-
-func pathOf(conns []network.Conn) string {
-	for _, c := range conns {
-		if !c.Stat().Limited {
-			return "direct " + c.RemoteMultiaddr().String()
-		}
-	}
-	if len(conns) > 0 {
-		return "relayed " + conns[0].RemoteMultiaddr().String()
-	}
-	return ""
-}
-
 func found(cell identity.Cell, ep mesh.Endpoint) Found {
-	f := Found{Cell: cell.String(), Node: ep.Node, Tier: string(ep.Tier), TookMS: ms(ep.Took), State: ReplicaAlive}
+	f := Found{
+		Cell: cell.String(), Node: ep.Node, Tier: string(ep.Tier), Hops: ep.Hops, Holder: ep.Holder,
+		TookMS: ms(ep.Took), RTTMS: ms(ep.RTT), State: ReplicaAlive, Why: ep.Why,
+	}
 	if ep.Lease.State == record.StateDraining {
 		f.State = ReplicaDraining
 	}

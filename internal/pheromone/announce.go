@@ -2,6 +2,7 @@ package pheromone
 
 import (
 	"bytes"
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,37 +15,51 @@ import (
 // maxOwn is how many cells one node announces; more are not announced.
 const maxOwn = 4096
 
-// again are the delays after which news is repeated, each counted from the one before.
-var again = [...]time.Duration{100 * time.Millisecond, 150 * time.Millisecond, time.Second}
+// repeats are the delays after which news is repeated, each counted from the
+// one before. One that comes later than tooLate is left to the next round.
+var repeats = [...]time.Duration{80 * time.Millisecond, 120 * time.Millisecond, time.Second}
 
 const (
+	tooLate   = time.Second
 	minPeriod = 2 * time.Second
 	maxPeriod = time.Minute
 	gather    = 20 * time.Millisecond // what is due so soon goes into the same packet
 )
 
-// A node with very many cells sends at most batch records at once, and then
-// rests for pace, so that nobody's buffers run over.
-const (
-	batch = 64
-	pace  = 50 * time.Millisecond
-)
-
 // sending is one of this node's leases, or a tombstone on its last way.
 type sending struct {
 	lease record.Lease
-	sent  int // how often, as far as it matters
+	sent  int // how often as news; len(repeats)+1: it is none any more
+	last  time.Time
 	next  time.Time
 	until time.Time // a lease that nobody renews is sent no more
 }
 
-// Announce sends a lease of this node now, again soon, and from time to time
+func (s *sending) urgency() urgency {
+	switch {
+	case s.sent == 0:
+		return urgent
+	case s.sent <= len(repeats):
+		return repeated
+	}
+	return round
+}
+
+// company is how long a lease may wait, or be sent ahead of its time, to share a packet.
+func (s *sending) company() time.Duration {
+	if s.urgency() != round {
+		return gather
+	}
+	return s.lease.TTL / 16
+}
+
+// Announce sends a lease of this node at once, again soon, and from time to time
 // until it expires. It replaces what was announced or withdrawn of the same
-// cell; a renewal that says the same is not repeated soon. A lease of another
-// node is ignored.
+// cell; a renewal that says the same is no news, and may wait for others to
+// share their packet. A lease of another node is ignored.
 func (l *LAN) Announce(lease record.Lease) { l.put(lease) }
 
-// Withdraw stops announcing a cell and sends the tombstone now and again soon.
+// Withdraw stops announcing a cell and sends the tombstone at once and again soon.
 func (l *LAN) Withdraw(tombstone record.Lease) { l.put(tombstone) }
 
 func (l *LAN) put(lease record.Lease) {
@@ -56,12 +71,24 @@ func (l *LAN) put(lease record.Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.own[key]
-	if old == nil && len(l.own) >= maxOwn {
+	switch {
+	case old == nil && len(l.own) >= maxOwn:
 		l.stats["unsent"]++
 		return
-	}
-	if old != nil && sameNews(old.lease, lease) {
-		s.sent = old.sent
+	case old == nil || !sameNews(old.lease, lease):
+	case old.urgency() != round:
+		s.sent, s.last, s.next = old.sent, old.last, old.next
+	default:
+		s.sent, s.last = old.sent, old.last
+		if len(l.own) > 1 {
+			s.next = now.Add(time.Duration(l.rand.Float64() * float64(s.company())))
+		}
+		if soonest := s.last.Add(l.stretchLocked()); s.next.Before(soonest) {
+			s.next = soonest
+		}
+		if old.next.Before(s.next) {
+			s.next = old.next
+		}
 	}
 	l.own[key] = s
 	l.wakeUp()
@@ -71,71 +98,98 @@ func sameNews(a, b record.Lease) bool {
 	return a.State == b.State && a.Tombstone() == b.Tombstone() && slices.EqualFunc(a.Addrs, b.Addrs, bytes.Equal)
 }
 
-// renewAll makes news of everything.
-func (l *LAN) renewAll() {
+// renewAll makes news of everything, for those who are reached from now on.
+func (l *LAN) renewAll(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.started = now
 	for _, s := range l.own {
-		s.sent, s.next = 0, time.Now()
+		s.sent, s.next = 0, now
 	}
 }
 
-// sendDue sends announcements, goodbyes and answers whose time has come.
-func (l *LAN) sendDue(now time.Time) {
-	leases, goodbyes := l.takeDue(now)
-	for _, p := range pack(KindGoodbye, goodbyes) {
-		l.transmit(p, netip.AddrPort{})
-	}
-	for _, p := range pack(KindAnnounce, leases) {
-		l.transmit(p, netip.AddrPort{})
-	}
-	for _, a := range l.takeAnswers(now) {
-		for _, p := range a.packets {
-			l.transmit(p, a.to)
-		}
-	}
+// stretchLocked is how long a round takes in which everybody says once what he
+// serves, at roundRate.
+func (l *LAN) stretchLocked() time.Duration {
+	packets := l.crowd.packets() + float64(len(l.own)+1)/2
+	return time.Duration(packets / roundRate * float64(time.Second))
 }
 
-// takeDue returns the records to send now and plans when they are due again.
-func (l *LAN) takeDue(now time.Time) (leases, goodbyes [][]byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Before(l.rest) {
-		return nil, nil
+// takeOwnLocked returns the packet to send now: with the lease or tombstone
+// that is due first of urgency u, and what else fits. It plans when they are
+// due again.
+func (l *LAN) takeOwnLocked(u urgency, now time.Time) Packet {
+	type item struct {
+		key identity.NameKey
+		*sending
 	}
+	var due []item
 	for _, key := range sortedKeys(l.own) {
-		s := l.own[key]
-		if s.next.After(now.Add(gather)) {
-			continue
+		if s := l.own[key]; !s.next.After(now.Add(s.company())) {
+			due = append(due, item{key, s})
 		}
-		if len(leases)+len(goodbyes) == batch {
-			l.rest = now.Add(pace)
-			break
-		}
-		if !now.Before(s.until) {
-			delete(l.own, key)
-			continue
-		}
-		if s.lease.Tombstone() {
-			goodbyes = append(goodbyes, s.lease.Raw)
-		} else {
-			leases = append(leases, s.lease.Raw)
-		}
-		l.planLocked(key, s, now)
 	}
-	return leases, goodbyes
+	rank := func(i item) int {
+		if i.urgency() == u {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(due, func(a, b item) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.next.Compare(b.next)) })
+	p := Packet{Kind: KindAnnounce}
+	if due[0].lease.Tombstone() {
+		p.Kind = KindGoodbye
+	}
+	for _, i := range due {
+		if i.lease.Tombstone() == (p.Kind == KindGoodbye) && p.Fits(len(i.lease.Raw)) {
+			p.Records = append(p.Records, i.lease.Raw)
+			l.planLocked(i.key, i.sending, now)
+		}
+	}
+	return p
 }
 
+// planLocked plans after something was sent.
 func (l *LAN) planLocked(key identity.NameKey, s *sending, now time.Time) {
+	s.last = now
 	switch {
-	case s.sent < len(again):
-		s.next = now.Add(l.jitterLocked(again[s.sent]))
+	case s.sent < len(repeats):
+		s.next = now.Add(l.jitterLocked(repeats[s.sent]))
 		s.sent++
 	case s.lease.Tombstone():
 		delete(l.own, key)
 	default:
-		s.next = now.Add(l.jitterLocked(min(max(s.lease.TTL/4, minPeriod), maxPeriod)))
+		s.sent = len(repeats) + 1
+		s.next = now.Add(l.jitterLocked(l.periodLocked(s)))
 	}
+}
+
+// periodLocked is the time between two rounds for a lease.
+func (l *LAN) periodLocked(s *sending) time.Duration {
+	return max(min(max(s.lease.TTL/4, minPeriod), maxPeriod), l.stretchLocked())
+}
+
+// firstOwnLocked returns the most urgent of what is due of this node's leases,
+// and since when it has been; ok is false where there is none. It gives up what
+// nobody needs any more.
+func (l *LAN) firstOwnLocked(now time.Time) (u urgency, since time.Time, ok bool) {
+	for key, s := range l.own {
+		switch late := now.Sub(s.next); {
+		case late < 0:
+			continue
+		case !now.Before(s.until):
+			delete(l.own, key)
+			continue
+		case late > tooLate && s.urgency() == repeated && !s.lease.Tombstone():
+			s.sent = len(repeats) + 1
+			s.next = s.last.Add(l.periodLocked(s))
+			continue
+		}
+		if v := s.urgency(); !ok || v < u || v == u && s.next.Before(since) {
+			u, since, ok = v, s.next, true
+		}
+	}
+	return u, since, ok
 }
 
 // flushGoodbyes sends the tombstones that have never been sent.
@@ -151,27 +205,6 @@ func (l *LAN) flushGoodbyes() {
 	for _, p := range pack(KindGoodbye, unsent) {
 		l.transmit(p, netip.AddrPort{})
 	}
-}
-
-// nextDue says when there is something to send next.
-func (l *LAN) nextDue() (next time.Time, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	earliest := func(t time.Time) {
-		if !ok || t.Before(next) {
-			next, ok = t, true
-		}
-	}
-	for _, s := range l.own {
-		earliest(s.next)
-	}
-	if ok && next.Before(l.rest) {
-		next = l.rest
-	}
-	for _, a := range l.answers {
-		earliest(a.due)
-	}
-	return next, ok
 }
 
 // jitterLocked returns d, give or take a quarter.

@@ -24,10 +24,33 @@
 // one unicast packet to it reaches only one of them.
 //
 // News (a new cell, another address, a tombstone) is sent at once and again
-// after about 0.1, 0.25 and 1.25 s; a lease then every quarter of its TTL, but
+// after about 0.08, 0.2 and 1.2 s; a lease then every quarter of its TTL, but
 // not below 2 s nor above 60 s. A node that starts, or meets a new interface,
 // asks for anything, so that it need not wait for the next round. All delays
 // have a jitter of a quarter.
+//
+// # The air
+//
+// All nodes of a LAN together send at most 30 packets a second to everybody in
+// the long run, and 15 more after a silence, however many they are. Each
+// node sees to that by itself: it counts what it hears, of any network, in a
+// bucket that leaks at that rate, and waits while it is full. Rounds wait
+// first, then repetitions and greetings; news and questions by name last. How
+// long a round is, each node says by how many others it has heard in the last
+// five minutes: all of them need 20 packets a second, so 1,000 nodes with a
+// cell each take 50 s. A renewed lease goes with the round, and leases of a node
+// share packets.
+//
+// Nodes that start at the same moment cannot have heard each other. Each draws
+// its moment from 4 ms, and late ones with a probability that grows
+// exponentially: of 1,000 nodes, half a dozen speak before the others hear them.
+// A node that found the air full draws again from a window of twice the length.
+// One that has been up for a second draws from 0.1 ms for each node it knows.
+//
+// A lease that others hear too late, since so many share the air, lapses with
+// them, and whoever wants the cell asks for it: answers carry the newest lease.
+// They go to the asker alone, and wait at random for 0.5 ms for each other node
+// that may answer too, up to 0.5 s: not at all where nobody else is known.
 package pheromone
 
 import (
@@ -86,13 +109,18 @@ type LAN struct {
 	mu      sync.Mutex // guards what follows
 	rand    *rand.Rand
 	own     map[identity.NameKey]*sending
-	rest    time.Time // nothing of own is sent before
 	asked   map[identity.NameKey]*asking
 	answers []answer
+	greeted bucket // answers to greetings
+	turn    turn
+	air     bucket    // packets to everybody, this node's and those it has heard
+	packets *recent   // the same packets, to count copies once
+	started time.Time // when this node last had everything new to say
+	crowd   *crowd
 	stats   map[string]uint64
 
 	// Used by the receiving goroutine only.
-	recent   *recent
+	recent   *recent  // records
 	incoming *limiter // packets that are looked into, by source
 	total    *limiter // the same, of all sources
 	answered *limiter // answers, by the address that asked
@@ -122,6 +150,8 @@ func New(c Config) *LAN {
 		own:      make(map[identity.NameKey]*sending),
 		asked:    make(map[identity.NameKey]*asking),
 		stats:    make(map[string]uint64),
+		packets:  newRecent(),
+		crowd:    newCrowd(),
 		recent:   newRecent(),
 		incoming: newLimiter(maxFromOne, 2*maxFromOne),
 		total:    newLimiter(maxFromAll, 2*maxFromAll),
@@ -157,7 +187,8 @@ func (l *LAN) send(ctx context.Context, received <-chan error) error {
 	defer hello.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	greet := func() { hello.Go(func() { l.Query(ctx, identity.NameKey{}) }) }
+	greet := func() { hello.Go(func() { l.query(ctx, anything, greetingPatience) }) }
+	l.renewAll(time.Now())
 	greet()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -169,14 +200,14 @@ func (l *LAN) send(ctx context.Context, received <-chan error) error {
 		case err := <-received:
 			return err
 		case <-changed:
-			l.renewAll()
+			l.renewAll(time.Now())
 			greet()
 		case <-l.wake:
 		case <-timer.C:
 		}
 		now := time.Now()
 		l.sendDue(now)
-		if next, ok := l.nextDue(); ok {
+		if next, ok := l.nextDue(now); ok {
 			timer.Reset(next.Sub(now))
 		}
 	}
@@ -192,7 +223,11 @@ func (l *LAN) wakeUp() {
 // transmit sends one packet and counts it.
 func (l *LAN) transmit(p Packet, to netip.AddrPort) {
 	p.Network = tagOf(l.network)
-	if err := l.config.Bus.Send(p.Append(nil), to); err != nil {
+	pkt := p.Append(nil)
+	if !to.IsValid() {
+		l.spoken(pkt, time.Now())
+	}
+	if err := l.config.Bus.Send(pkt, to); err != nil {
 		l.count("unsent")
 		return
 	}
@@ -210,6 +245,7 @@ func (l *LAN) count(word string) {
 //	sent, unsent    packets that the bus took, or did not take
 //	heard           leases and tombstones handed to OnLease
 //	answered        queries answered
+//	waited          turns not taken, since the air was full
 //	own, repeated   records of this node, or met a moment ago by another way
 //
 // and why packets and records were not acted on:

@@ -85,6 +85,7 @@ type segment struct {
 	rand    *rand.Rand
 	ends    []*end
 	packets int
+	cast    []time.Time // of those to everybody
 }
 
 type end struct {
@@ -128,6 +129,9 @@ func (e *end) Send(pkt []byte, to netip.AddrPort) error {
 		return ErrNoMulticast
 	}
 	s.packets++
+	if !to.IsValid() {
+		s.cast = append(s.cast, time.Now())
+	}
 	for _, other := range s.ends {
 		if to.IsValid() && other.addr != to || s.rand.Float64() < s.loss {
 			continue
@@ -214,9 +218,9 @@ func TestAnnouncementSchedule(t *testing.T) {
 		start := time.Now()
 		l := lease(t, 1, "greeter", start)
 		a.Announce(l)
-		pause(time.Millisecond)
+		pause(time.Millisecond + nodeWindow)
 		if b.heard() != 1 || !bytes.Equal(b.lease(0).Raw, l.Raw) {
-			t.Fatalf("heard %d leases after a millisecond", b.heard())
+			t.Fatalf("heard %d leases at once", b.heard())
 		}
 		count := func(after time.Duration) int {
 			pause(time.Until(start.Add(after)))
@@ -226,11 +230,11 @@ func TestAnnouncementSchedule(t *testing.T) {
 			after    time.Duration
 			min, max int
 		}{
-			{70 * time.Millisecond, 1, 1},
-			{130 * time.Millisecond, 2, 2},
-			{180 * time.Millisecond, 2, 2},
-			{320 * time.Millisecond, 3, 3},
-			{900 * time.Millisecond, 3, 3},
+			{50 * time.Millisecond, 1, 1},
+			{110 * time.Millisecond, 2, 2},
+			{140 * time.Millisecond, 2, 2},
+			{260 * time.Millisecond, 3, 3},
+			{850 * time.Millisecond, 3, 3},
 			{1600 * time.Millisecond, 4, 4},
 			{20 * time.Second, 4, 4},
 			{40 * time.Second, 5, 5}, // then each 30 s, give or take a quarter
@@ -262,8 +266,8 @@ func TestRenewalIsNoNews(t *testing.T) {
 		o.Addrs = [][]byte{{4, 10, 0, 0, 9, 0x91, 2, 0x1f, 0x40, 0xcd, 3}}
 		a.Announce(sign(t, 1, o))
 		pause(5 * time.Second)
-		if n := s.sent() - before; n != 1+len(again) {
-			t.Errorf("a new address took %d packets, want %d", n, 1+len(again))
+		if n := s.sent() - before; n != 1+len(repeats) {
+			t.Errorf("a new address took %d packets, want %d", n, 1+len(repeats))
 		}
 		var orders []uint64
 		for _, l := range first(b.all()) {
@@ -284,20 +288,20 @@ func TestWithdraw(t *testing.T) {
 		pause(5 * time.Second)
 		before := s.sent()
 		a.Withdraw(tombstone(t, 1, "greeter", time.Now()))
-		synctest.Wait()
+		pause(nodeWindow)
 		if n := b.heard(); n == 0 || !b.lease(n-1).Tombstone() {
 			t.Errorf("the tombstone was not heard at once")
 		}
 		pause(time.Hour)
-		if n := s.sent() - before; n != 1+len(again) {
-			t.Errorf("%d packets after the withdrawal, want %d", n, 1+len(again))
+		if n := s.sent() - before; n != 1+len(repeats) {
+			t.Errorf("%d packets after the withdrawal, want %d", n, 1+len(repeats))
 		}
 		if len(a.own) != 0 {
 			t.Errorf("%d tombstones are kept", len(a.own))
 		}
 		before = b.heard()
 		a.Announce(lease(t, 1, "greeter", time.Now()))
-		synctest.Wait()
+		pause(nodeWindow)
 		if b.heard() != before+1 {
 			t.Error("announced again, but not heard")
 		}
@@ -331,7 +335,7 @@ func TestNewcomerHearsOthersAtOnce(t *testing.T) {
 		}
 		pause(10 * time.Second)
 		_, e, _ := member(t, s, 99)
-		pause(answerDelay + 2*time.Millisecond)
+		pause(startWindow + 20*answerGap + 2*time.Millisecond)
 		if e.heard() != 20 {
 			t.Errorf("heard %d of 20 leases", e.heard())
 		}
@@ -355,7 +359,7 @@ func TestQueryFindsOneCell(t *testing.T) {
 		if e.heard() != before+1 || e.lease(before).Cell.Name != "greeter" {
 			t.Fatalf("heard %d leases more", e.heard()-before)
 		}
-		if _, at := e.all(); at[before] > start.Sub(e.start)+answerDelay+2*time.Millisecond {
+		if _, at := e.all(); at[before] > start.Sub(e.start)+2*nodeWindow+2*time.Millisecond {
 			t.Errorf("answered late: %v", at)
 		}
 		if n := s.sent() - packets; n != 2 {
@@ -363,8 +367,8 @@ func TestQueryFindsOneCell(t *testing.T) {
 		}
 		packets = s.sent()
 		asker.Query(t.Context(), identity.Cell{Author: author.Public(), Name: "nobody"}.Key(network.ID()))
-		if n := s.sent() - packets; n != len(asks) {
-			t.Errorf("%d packets for a cell that nobody serves, want %d queries", n, len(asks))
+		if n := s.sent() - packets; n != 1+len(asks) {
+			t.Errorf("%d packets for a cell that nobody serves, want %d queries", n, 1+len(asks))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
@@ -549,7 +553,7 @@ func TestCopiesAreHeardOnce(t *testing.T) {
 		for range 4 {
 			l.handle(p.Append(nil), from)
 		}
-		pause(sameMoment)
+		pause(sameRound)
 		for range 4 {
 			l.handle(p.Append(nil), from)
 		}
@@ -557,7 +561,7 @@ func TestCopiesAreHeardOnce(t *testing.T) {
 			t.Error(heard, l.Stats())
 		}
 		l.Announce(lease(t, 5, "ledger", time.Now()))
-		raw, err := signQuery(key9, network.ID(), identity.NameKey{}, 1, time.Now())
+		raw, err := signQuery(key9, network.ID(), identity.Cell{Author: author.Public(), Name: "ledger"}.Key(network.ID()), 1, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -642,15 +646,15 @@ func TestNewInterfaceIsGreeted(t *testing.T) {
 		a, _, bus := member(t, s, 1)
 		_, b, _ := member(t, s, 2)
 		a.Announce(lease(t, 1, "greeter", time.Now()))
-		pause(5 * time.Second)
+		pause(sameRound + startWindow)
 		heard, packets := b.heard(), s.sent()
 		bus.changed <- struct{}{}
-		synctest.Wait()
+		pause(startWindow)
 		if b.heard() != heard+1 {
 			t.Error("nothing was announced by the new interface at once")
 		}
 		pause(5 * time.Second)
-		if n := s.sent() - packets; n != 1+len(again)+len(asks) {
+		if n := s.sent() - packets; n != 1+len(repeats)+1+len(asks) {
 			t.Errorf("%d packets", n)
 		}
 	})
@@ -665,7 +669,7 @@ func TestManyCells(t *testing.T) {
 		for i := range cells {
 			a.Announce(lease(t, 1, fmt.Sprint("cell-", i), time.Now()))
 		}
-		pause(time.Second)
+		pause(3 * time.Second) // 75 packets
 		names := map[identity.Name]bool{}
 		for _, l := range first(b.all()) {
 			names[l.Cell.Name] = true

@@ -2,12 +2,14 @@ package pheromone
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -67,6 +69,10 @@ func (b *UDPBus) Report() Report {
 // Changed implements [Changer]: it delivers when a new interface or address is there.
 func (b *UDPBus) Changed() <-chan struct{} { return b.changed }
 
+// settle is how long a change of an interface is left to be followed by others.
+const settle = 100 * time.Millisecond
+
+// watch looks for changes when the system tells of one, and from time to time.
 func (b *UDPBus) watch() {
 	tick := time.NewTicker(b.config.Rescan)
 	defer tick.Stop()
@@ -75,12 +81,34 @@ func (b *UDPBus) watch() {
 		case <-b.done:
 			return
 		case <-tick.C:
+		case <-b.told:
+			select {
+			case <-b.done:
+				return
+			case <-time.After(settle):
+			}
 		}
 		if b.rescan() {
 			select {
 			case b.changed <- struct{}{}:
 			default:
 			}
+		}
+	}
+}
+
+// listenTold turns what the system tells into told, until changes is closed.
+func (b *UDPBus) listenTold() {
+	buf := make([]byte, 1<<16)
+	for {
+		// ENOBUFS: it told more than it keeps; that is a change, too.
+		if _, err := b.changes.Read(buf); err != nil && !errors.Is(err, syscall.ENOBUFS) {
+			return
+		}
+		select {
+		case b.told <- struct{}{}:
+		case <-b.done:
+			return
 		}
 	}
 }
@@ -123,6 +151,9 @@ func (b *UDPBus) rescan() (added bool) {
 	return added
 }
 
+// running reports whether there is somebody at the other end of the wire.
+func (l *link) running() bool { return l.ifi.Flags&net.FlagRunning != 0 }
+
 // ownLink6 reports whether an address lets its interface send to a link-local group.
 func ownLink6(a netip.Addr) bool { return a.Is6() && (a.IsLinkLocalUnicast() || a.IsLoopback()) }
 
@@ -138,8 +169,12 @@ func (f *family) update(now []link) (added bool) {
 	}
 	for _, n := range now {
 		if l := f.links[n.ifi.Index]; l != nil && l.joined {
-			l.addr = n.addr
-			continue
+			back := !l.running() && n.running()
+			l.ifi, l.addr = n.ifi, n.addr
+			if !back {
+				continue
+			}
+			_ = f.leave(&l.ifi) // to join anew, which tells the switch: it may be another
 		}
 		n.err = f.join(&n.ifi)
 		n.joined = n.err == nil

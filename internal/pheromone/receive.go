@@ -2,15 +2,29 @@ package pheromone
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
-	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/record"
 )
 
-// sameMoment is how long a lease that arrives again is the same news, come by another way.
-const sameMoment = time.Second
+// A lease that arrives again is not looked at again for a while: not that of a
+// round, which is no sign of life, nor an answer that has come by two ways.
+const (
+	sameRound  = 20 * time.Second
+	sameAnswer = time.Second
+)
+
+func sameNewsFor(k Kind) time.Duration {
+	switch k {
+	case KindQuery: // not as long as it could be replayed
+		return math.MaxInt64
+	case KindAnswer:
+		return sameAnswer
+	}
+	return sameRound
+}
 
 // receive handles packets until the bus ends, and returns why it did.
 func (l *LAN) receive() error {
@@ -31,7 +45,15 @@ func (l *LAN) handle(pkt []byte, from netip.AddrPort) {
 	case err != nil:
 		l.refuse(reason(err), from)
 		return
+	}
+	if p.Kind != KindAnswer {
+		l.spoken(pkt, time.Now()) // of other networks, too: the air is the same
+	}
+	switch {
 	case p.Network != tagOf(l.network):
+		if p.Kind != KindAnswer {
+			l.overheard(stranger(from), len(pkt), time.Now())
+		}
 		l.refuse("foreign", from)
 		return
 	case p.Kind == KindQuery && len(p.Records) != 1:
@@ -41,7 +63,7 @@ func (l *LAN) handle(pkt []byte, from netip.AddrPort) {
 	for _, raw := range p.Records {
 		now := time.Now()
 		before := l.recent.last(raw)
-		if !before.IsZero() && (p.Kind == KindQuery || now.Sub(before) < sameMoment) {
+		if !before.IsZero() && now.Sub(before) < sameNewsFor(p.Kind) {
 			l.count("repeated")
 			continue
 		}
@@ -81,7 +103,14 @@ func (l *LAN) asksUs(raw []byte, from netip.AddrPort, now time.Time) error {
 		return nil
 	}
 	l.plan(q, from, now)
+	l.overheard(voice{node: q.asker}, 0, now)
 	return nil
+}
+
+func (l *LAN) overheard(v voice, bytes int, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.crowd.heard(v, bytes, now)
 }
 
 // tellsUs handles a lease or a tombstone.
@@ -100,12 +129,14 @@ func (l *LAN) tellsUs(raw []byte, kind Kind, now time.Time) error {
 	if _, err := l.config.Floor.Admit(lease); err != nil {
 		return err
 	}
+	key := lease.Cell.Key(l.network)
 	l.mu.Lock()
 	l.stats["heard"]++
-	for _, key := range []identity.NameKey{lease.Cell.Key(l.network), {}} {
-		if a := l.asked[key]; a != nil && !lease.Tombstone() {
-			a.heard = true
-		}
+	if lease.Tombstone() {
+		l.crowd.gone(voice{lease.Signer, key})
+	} else {
+		l.crowd.heard(voice{lease.Signer, key}, len(raw), now)
+		l.answeredLocked(key, kind)
 	}
 	l.mu.Unlock()
 	l.config.OnLease(lease)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -79,6 +80,8 @@ type UDPBus struct {
 	families []*family
 	received chan datagram
 	changed  chan struct{}
+	changes  *os.File      // where the system tells of changes; nil where it does not
+	told     chan struct{} // it has told of one
 	done     chan struct{}
 	close    func() error
 	running  sync.WaitGroup
@@ -122,6 +125,7 @@ func ListenUDP(c UDPConfig) (*UDPBus, error) {
 		config:   c.withDefaults(),
 		received: make(chan datagram, maxReceived),
 		changed:  make(chan struct{}, 1),
+		told:     make(chan struct{}),
 		done:     make(chan struct{}),
 		stats:    make(map[string]uint64),
 	}
@@ -143,6 +147,10 @@ func ListenUDP(c UDPConfig) (*UDPBus, error) {
 		return nil, fmt.Errorf("listen on local network: %w", errors.Join(err4, err6))
 	}
 	b.close = sync.OnceValue(b.shut)
+	if f, err := listenChanges(); err == nil { // else changes are found by looking
+		b.changes = f
+		b.running.Go(b.listenTold)
+	}
 	b.rescan()
 	for _, f := range b.families {
 		b.running.Go(func() { b.read(f, f.own) })
@@ -329,6 +337,9 @@ func (b *UDPBus) Close() error { return b.close() }
 func (b *UDPBus) shut() error {
 	close(b.done)
 	var errs []error
+	if b.changes != nil {
+		errs = append(errs, b.changes.Close())
+	}
 	for _, f := range b.families {
 		errs = append(errs, f.own.Close(), f.shared.Close())
 	}

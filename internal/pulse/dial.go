@@ -2,6 +2,7 @@ package pulse
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"cell.network/cell/internal/host"
@@ -11,24 +12,33 @@ import (
 // How nodes are dialled.
 const (
 	dialTimeout = 5 * time.Second
-	maxDials    = 8 // at a time
+	maxDials    = 8  // of nodes to exchange rows with, at a time
+	maxCalls    = 16 // of others, at a time
+	maxWaiting  = 64 // calls that wait
 	minWait     = time.Second
 	maxWait     = 30 * time.Second // between two tries
+
+	fewLinks   = 3               // streams below which entries are dialled
+	knockEvery = 5 * time.Second // between two times
 )
 
-// target is a node of Config.Peers.
+// target is a node that this one dials.
 type target struct {
-	addrs [][]byte
-	wait  time.Duration // after the next failure
+	rows  bool          // of Config.Peers
+	addrs [][]byte      // what Peers or Entries said
+	wait  time.Duration // after the next failure, where it is of Config.Peers
 	next  time.Time     // when to try again
-	busy  bool          // being dialled or used
+
+	asked bool // membership wants a stream
+	call  bool // and no dial for that has begun
+
+	busy bool // being dialled or used
 }
 
-// dialLocked opens streams to targets that have none, and closes those that it
-// opened to nodes that are no targets any more.
-func (p *Pulse) dialLocked(wanted []Target, now time.Time) {
+// aimLocked takes in which nodes to exchange rows with; it closes the streams
+// that this node opened to former ones and that membership does not need.
+func (p *Pulse) aimLocked(wanted []Target, now time.Time) {
 	current := make(map[identity.Key]bool, MaxTargets)
-	dials := 0
 	for _, w := range wanted {
 		if len(current) == MaxTargets {
 			break
@@ -37,75 +47,207 @@ func (p *Pulse) dialLocked(wanted []Target, now time.Time) {
 			continue
 		}
 		current[w.Node] = true
-		t := p.targets[w.Node]
-		if t == nil {
-			t = &target{wait: minWait, next: now}
-			if string(w.Node[:]) < string(p.self[:]) {
-				t.next = now.Add(p.cfg.Interval) // it dials first, if it knows of this node
-			}
-			p.targets[w.Node] = t
-			if l := p.links[w.Node]; l != nil && !l.welcome {
+		t := p.targetLocked(w.Node)
+		t.addrs = w.Addrs
+		if t.rows {
+			continue
+		}
+		t.rows, t.wait, t.next = true, minWait, now
+		if string(w.Node[:]) < string(p.self[:]) {
+			t.next = now.Add(p.cfg.Interval) // it dials first, if it knows of this node
+		}
+		if l := p.links[w.Node]; l != nil {
+			p.valueLocked(l)
+			if !l.welcome {
 				p.welcomeLocked(l)
 			}
 		}
-		t.addrs = w.Addrs
-		if t.busy && p.links[w.Node] == nil {
+	}
+	for k, t := range p.targets {
+		if !t.rows || current[k] {
+			continue
+		}
+		t.rows = false
+		if l := p.links[k]; l != nil {
+			p.valueLocked(l)
+			if l.ours && !t.asked {
+				_ = l.stream.Reset()
+			}
+		}
+	}
+}
+
+func (p *Pulse) targetLocked(k identity.Key) *target {
+	t := p.targets[k]
+	if t == nil {
+		t = &target{}
+		p.targets[k] = t
+	}
+	return t
+}
+
+// callLocked has a stream opened to a node that membership asks for.
+func (p *Pulse) callLocked(k identity.Key, now time.Time) {
+	if l := p.links[k]; k == p.self || l != nil && l.linked {
+		return
+	}
+	waiting := 0
+	for _, t := range p.targets {
+		if t.call {
+			waiting++
+		}
+	}
+	select {
+	case <-p.live.Done():
+		return
+	default:
+	}
+	if len(p.links) >= MaxLinks || waiting >= maxWaiting {
+		p.members.Failed(k, now)
+		p.stirLocked()
+		return
+	}
+	t := p.targetLocked(k)
+	t.asked, t.call = true, !t.busy
+}
+
+// dropLocked closes a stream that membership needs no more.
+func (p *Pulse) dropLocked(k identity.Key) {
+	l, t := p.links[k], p.targets[k]
+	if t != nil {
+		t.asked, t.call = false, false
+	}
+	if l != nil {
+		p.valueLocked(l)
+		if l.ours && !l.welcome {
+			l.endLocked()
+		}
+	}
+}
+
+// lonely reports whether entries are to be dialled now.
+func (p *Pulse) lonely(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.links) < fewLinks && !now.Before(p.knocked)
+}
+
+// knockLocked dials some of the nodes through which the network can be met.
+func (p *Pulse) knockLocked(entries []Target, now time.Time) {
+	if len(entries) == 0 {
+		return
+	}
+	p.knocked = now.Add(knockEvery)
+	entries = slices.Clone(entries)
+	p.rng.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
+	left := fewLinks - len(p.links)
+	for _, e := range entries {
+		if left <= 0 {
+			return
+		}
+		if t := p.targets[e.Node]; e.Node == p.self || e.Node.IsZero() || p.links[e.Node] != nil || t != nil && (t.busy || t.call) {
+			continue
+		}
+		t := p.targetLocked(e.Node)
+		t.addrs, t.call = e.Addrs, true
+		left--
+	}
+}
+
+// dialLocked begins the dials that are due, and forgets nodes that nobody wants.
+func (p *Pulse) dialLocked(now time.Time) {
+	if p.live == nil || p.live.Err() != nil {
+		return
+	}
+	dials, calls := 0, 0
+	for k, t := range p.targets {
+		switch {
+		case !t.busy || p.links[k] != nil:
+		case t.rows:
 			dials++
+		default:
+			calls++
 		}
 	}
 	for k, t := range p.targets {
-		l := p.links[k]
 		switch {
-		case !current[k]:
-			delete(p.targets, k)
-			if l != nil && l.ours {
-				_ = l.stream.Reset()
-			}
-		case l == nil && !t.busy && dials < maxDials && len(p.links) < MaxLinks && !now.Before(t.next):
+		case t.busy:
+			continue
+		case p.links[k] != nil:
+			t.call = false
+		case len(p.links) >= MaxLinks:
+		case t.rows && dials < maxDials && !now.Before(t.next):
 			dials++
-			t.busy = true
-			p.work.Add(1)
-			go func() {
-				defer p.work.Done()
-				p.dial(k, t)
-			}()
+			p.beginLocked(k, t)
+			continue
+		case t.call && calls < maxCalls:
+			calls++
+			p.beginLocked(k, t)
+			continue
+		}
+		if !t.rows && !t.call && p.links[k] == nil {
+			delete(p.targets, k)
 		}
 	}
+}
+
+func (p *Pulse) beginLocked(k identity.Key, t *target) {
+	t.busy, t.call = true, false
+	p.work.Add(1)
+	go func() {
+		defer p.work.Done()
+		p.dial(k, t)
+	}()
 }
 
 // dial opens a stream and uses it until it ends.
 func (p *Pulse) dial(k identity.Key, t *target) {
 	began := time.Now()
-	p.connect(k, t)
+	served := p.connect(k, t)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	if now.Sub(began) > maxWait { // it has served for a while
 		t.wait = minWait
 	}
-	t.busy, t.next = false, now.Add(t.wait/2+time.Duration(p.rng.Int64N(int64(t.wait))))
+	t.busy, t.next = false, now.Add(t.wait/2+time.Duration(p.rng.Int64N(max(1, int64(t.wait)))))
 	t.wait = min(2*t.wait, maxWait)
+	if t.asked && !served && p.links[k] == nil {
+		p.members.Failed(k, now)
+		t.asked = false
+	}
+	p.stirLocked() // others may wait for their turn
 }
 
-// connect does the work of dial.
-func (p *Pulse) connect(k identity.Key, t *target) {
+// connect does the work of dial. It returns false where no stream came to be.
+func (p *Pulse) connect(k identity.Key, t *target) bool {
 	id, err := host.PeerID(k)
 	if err != nil {
-		return
+		return false
 	}
-	p.mu.Lock()
-	addrs := t.addrs
-	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(p.live, dialTimeout)
 	defer cancel()
-	if err := p.host.Dial(ctx, k, addrs); err != nil {
-		return
+	if err := p.host.Dial(ctx, k, p.addrs(k, t)); err != nil {
+		return false
 	}
 	s, err := p.host.Open(ctx, id, p.proto)
 	if err != nil {
-		return
+		return false
 	}
 	if !p.serve(k, s, true) {
 		_ = s.Reset()
+		return false
 	}
+	return true
+}
+
+// addrs returns where a node may be: as its contact says, as far as one may dial
+// what strangers say, and as was said here.
+func (p *Pulse) addrs(k identity.Key, t *target) [][]byte {
+	p.mu.Lock()
+	m, _ := p.members.Member(k)
+	known := t.addrs
+	p.mu.Unlock()
+	all := slices.DeleteFunc(slices.Clone(m.Contact.Addrs), func(a []byte) bool { return !p.host.DialableRaw(a) })
+	return append(all, known...)
 }

@@ -11,6 +11,7 @@ import (
 
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/sim"
+	"cell.network/cell/internal/swim"
 )
 
 var figures = flag.Bool("figures", false, "measure 20 and 30 nodes, too")
@@ -20,18 +21,20 @@ func percentile(d []time.Duration, p float64) time.Duration {
 	return d[min(len(d)-1, int(p*float64(len(d))))]
 }
 
-// bytesPerSecond is what a node sends, on the average, UDP payload with all of
-// QUIC's overhead.
-func (w *world) bytesPerSecond(d time.Duration) int64 {
-	var before, after int64
-	for _, n := range w.nodes {
-		before += n.sent.Load()
+// bytesPerSecond is what a node sends, on the average: its own bytes, and UDP
+// payload with all of QUIC's overhead.
+func (w *world) bytesPerSecond(d time.Duration) (own, udp int64) {
+	count := func() (own, udp int64) {
+		for _, n := range w.nodes {
+			own, udp = own+int64(n.Sent()), udp+n.sent.Load()
+		}
+		return own, udp
 	}
+	own0, udp0 := count()
 	time.Sleep(d)
-	for _, n := range w.nodes {
-		after += n.sent.Load()
-	}
-	return (after - before) / int64(len(w.nodes)) / int64(d/time.Second)
+	own1, udp1 := count()
+	per := int64(len(w.nodes)) * int64(d/time.Second)
+	return (own1 - own0) / per, (udp1 - udp0) / per
 }
 
 // load lets every node's load vary by 3 % every half second, and by half or
@@ -73,11 +76,11 @@ func (w *world) load(rng *rand.Rand, stop <-chan struct{}) {
 func TestFigures(t *testing.T) {
 	for _, c := range []struct {
 		nodes      int
-		idle, load int64         // bytes per second and node at most
+		idle, load int64         // own bytes per second and node at most
 		all        time.Duration // until all know of a change, 99 of 100
 	}{
-		{5, 600, 800, 500 * time.Millisecond},
-		{20, 2500, 3500, 500 * time.Millisecond},
+		{5, 150, 250, 500 * time.Millisecond},
+		{20, 150, 1000, 500 * time.Millisecond},
 	} {
 		t.Run(fmt.Sprint(c.nodes), func(t *testing.T) {
 			if c.nodes > 5 && !*figures {
@@ -87,15 +90,15 @@ func TestFigures(t *testing.T) {
 				w := newWorld(t, sim.Config{Seed: 20})
 				rng := rand.New(rand.NewPCG(w.seed, 1))
 				w.mesh(c.nodes, everybody)
-				time.Sleep(15 * time.Second)
-				idle := w.bytesPerSecond(20 * time.Second)
+				time.Sleep(30 * time.Second)
+				idle, idleUDP := w.bytesPerSecond(100 * time.Second)
 				stop := make(chan struct{})
 				go w.load(rng, stop)
 				time.Sleep(5 * time.Second)
-				load := w.bytesPerSecond(20 * time.Second)
+				load, loadUDP := w.bytesPerSecond(20 * time.Second)
 				close(stop)
 				time.Sleep(time.Second)
-				t.Logf("%d nodes: idle %d B/s, steady load %d B/s per node", c.nodes, idle, load)
+				t.Logf("%d nodes: idle %d B/s (%d of UDP), steady load %d B/s (%d of UDP) per node", c.nodes, idle, idleUDP, load, loadUDP)
 				if idle > c.idle || load > c.load {
 					t.Errorf("more than %d and %d", c.idle, c.load)
 				}
@@ -164,10 +167,37 @@ func TestFiguresSparse(t *testing.T) {
 		}
 		w.mesh(nodes, func(i, j int) bool { return known[[2]int{i, j}] })
 		time.Sleep(30 * time.Second)
-		idle := w.bytesPerSecond(20 * time.Second)
+		idle, udp := w.bytesPerSecond(60 * time.Second)
 		each, all := w.changes(rng, 20)
-		t.Logf("%d nodes of about 8 links: idle %d B/s, one knows of a change after %v (p50) %v (p99), all after %v %v", nodes, idle,
+		t.Logf("%d nodes of about 8 links: idle %d B/s (%d of UDP), one knows of a change after %v (p50) %v (p99), all after %v %v", nodes, idle, udp,
 			percentile(each, 0.5), percentile(each, 0.99), percentile(all, 0.5), percentile(all, 0.99))
-		w.wantAllKnown(6 * time.Second)
+		w.wantAllKnown(0)
+	})
+}
+
+// Nodes that share nothing with each other.
+func TestFiguresOfMembers(t *testing.T) {
+	nodes := 12
+	if *figures {
+		nodes = 60
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 22})
+		w.strangers(nodes)
+		w.until(20*time.Second, "all know all", w.whole)
+		time.Sleep(time.Minute)
+		own, udp := w.bytesPerSecond(time.Minute)
+		links, most := 0, 0
+		for _, n := range w.nodes {
+			links, most = links+len(n.Links()), max(most, len(n.Links()))
+		}
+		t.Logf("%d nodes that share no cell: idle %d B/s (%d of UDP), %.1f links each, %d at most", nodes, own, udp, float64(links)/float64(nodes), most)
+		if own > 150 {
+			t.Error("more than 150")
+		}
+		w.wantNoDeath()
+		dead := w.nodes[nodes/2]
+		dead.kill()
+		w.until(8*time.Second, "all know of a death", func() bool { return w.all(dead.key(), swim.Dead, dead) })
 	})
 }

@@ -12,18 +12,35 @@ import (
 // hear acts on a message. It returns false where the stream is to be closed.
 func (p *Pulse) hear(l *link, m message) bool {
 	p.mu.Lock()
-	l.heard = time.Now()
-	welcome := l.welcome
+	if p.links[l.key] != l {
+		p.mu.Unlock()
+		return false // replaced
+	}
+	now := time.Now()
+	l.heard = now
+	if !l.linked {
+		l.linked = true
+		p.members.Linked(l.key, now)
+		p.stirLocked()
+	}
+	if len(m.nodes) > 0 {
+		defer p.mu.Unlock()
+		return p.hearNodesLocked(l, m.nodes[0], now)
+	}
+	welcome, deaf := l.welcome, now.Before(l.deaf)
 	p.mu.Unlock()
+	if !welcome && deaf {
+		return true
+	}
 	rows := m.Rows
 	if !welcome {
 		if len(rows) > 0 { // a stranger introduces himself
 			p.admit(rows[0].Row, age(rows[0].Age), l)
 			rows = rows[1:]
 		}
-		if !p.introduced(l) {
+		if !p.introduced(l, now) {
 			p.cfg.OnRefused(l.key, ReasonLinks)
-			return false
+			return true
 		}
 	}
 	for _, n := range rows {
@@ -35,25 +52,47 @@ func (p *Pulse) hear(l *link, m message) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if m.Told {
+		first := l.near == nil
 		l.near = make(map[tag]struct{}, len(m.Linked))
 		for _, b := range m.Linked {
 			l.near[tag(b)] = struct{}{}
+		}
+		if first {
+			p.catchUpLocked(l)
 		}
 	}
 	p.compareLocked(l, m.Holds, m.All)
 	return true
 }
 
+// hearNodesLocked hands what a neighbour says about nodes to membership.
+func (p *Pulse) hearNodesLocked(l *link, msg []byte, now time.Time) bool {
+	if len(msg) == 0 {
+		return true
+	}
+	err := p.members.Hear(l.key, msg, now)
+	p.stirLocked()
+	if err != nil {
+		p.refuseLocked(l.key, ReasonMember)
+	}
+	return err == nil
+}
+
 func age(ms uint32) time.Duration { return time.Duration(ms) * time.Millisecond }
 
-// introduced welcomes a neighbour whose own row is wanted here.
-func (p *Pulse) introduced(l *link) bool {
+// introduced welcomes a neighbour whose own row is wanted here; others are
+// not listened to for a while.
+func (p *Pulse) introduced(l *link, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.table.nodes[l.key] == nil {
+	switch {
+	case l.welcome: // by now
+	case p.table.nodes[l.key] == nil:
+		l.deaf = now.Add(deafness)
 		return false
+	default:
+		p.welcomeLocked(l)
 	}
-	p.welcomeLocked(l)
 	return true
 }
 
@@ -175,43 +214,145 @@ func (p *Pulse) keep(r record.Row, age time.Duration, l *link, from identity.Key
 		if len(p.deaf) < MaxNodes {
 			p.deaf[tagOf(r.Signer)] = now.Add(deafness)
 		}
+		p.asideLocked(r, age, from, now)
 		return false, ReasonUnwanted
 	}
+	delete(p.aside, r.Signer)
 	linked := from == r.Signer || p.links[r.Signer] != nil
+	changed := true
+	if e := p.table.nodes[r.Signer]; e != nil {
+		changed = differs(said(e.row), said(r))
+	}
 	news, reason = p.table.put(r, age, from, linked, now)
 	if l != nil && p.table.nodes[r.Signer] != nil && l.has[r.Signer].Compare(r.Order) < 0 {
 		l.has[r.Signer] = r.Order
 	}
 	if news {
-		p.passLocked(r, from)
+		p.passLocked(r, from, changed)
 	}
 	return news, reason
 }
 
-// passLocked passes a row on to neighbours that its node has no stream with.
-func (p *Pulse) passLocked(r record.Row, from identity.Key) {
-	node := tagOf(r.Signer)
-	signer := p.links[r.Signer]
-	far := slices.DeleteFunc(p.toldLocked(), func(l *link) bool {
-		_, near := l.near[node]
-		if signer != nil && !near {
-			_, near = signer.near[tagOf(l.key)]
-		}
-		return near || l.near == nil || l.key == from || l.key == r.Signer || l.has[r.Signer].Compare(r.Order) >= 0
-	})
-	p.rng.Shuffle(len(far), func(i, j int) { far[i], far[j] = far[j], far[i] })
-	for _, l := range far[:min(len(far), fanout)] {
-		l.due[r.Signer] = struct{}{}
-		l.rouse()
+// said is what a row says.
+func said(r record.Row) record.RowOffer {
+	o := record.RowOffer{Capacity: r.Capacity, Cells: r.Cells}
+	if r.Member != nil {
+		o.Member = r.Member.Raw
 	}
+	return o
+}
+
+// aside is a row that was not wanted when it came.
+type aside struct {
+	row    record.Row
+	signed time.Time
+	from   identity.Key
+}
+
+// asideLocked keeps a row that is not wanted: its neighbour will not send it again,
+// and what is wanted here may change.
+func (p *Pulse) asideLocked(r record.Row, age time.Duration, from identity.Key, now time.Time) {
+	if old, ok := p.aside[r.Signer]; ok && old.row.Order.Compare(r.Order) >= 0 {
+		return
+	} else if !ok && len(p.aside) >= maxAside {
+		for k := range p.aside {
+			delete(p.aside, k)
+			break
+		}
+	}
+	p.aside[r.Signer] = aside{r, now.Add(-age), from}
+}
+
+// reconsider takes the rows that are wanted by now, and listens to their nodes.
+func (p *Pulse) reconsider(now time.Time) {
+	p.mu.Lock()
+	var all []aside
+	for k, a := range p.aside {
+		if now.Sub(a.signed) >= life(a.row) {
+			delete(p.aside, k)
+		} else {
+			all = append(all, a)
+		}
+	}
+	p.mu.Unlock()
+	for _, a := range all {
+		if !p.cfg.Wanted(a.row) {
+			continue
+		}
+		p.mu.Lock()
+		delete(p.deaf, tagOf(a.row.Signer))
+		l := p.links[a.from]
+		p.mu.Unlock()
+		p.admit(a.row.Raw, now.Sub(a.signed), l)
+		if l != nil && l.key == a.row.Signer {
+			p.introduced(l, now)
+		}
+	}
+}
+
+// passLocked passes a row on to some of the neighbours that its node has no
+// stream with; where it says something new, the others are asked later whether they have it.
+func (p *Pulse) passLocked(r record.Row, from identity.Key, changed bool) {
+	if by := p.table.nodes[r.Signer].brought; by != r.Signer && p.table.brought[by] > maxPassed {
+		return
+	}
+	far := slices.DeleteFunc(p.toldLocked(), func(l *link) bool { return l.key == from || !p.farLocked(l, r) })
+	p.rng.Shuffle(len(far), func(i, j int) { far[i], far[j] = far[j], far[i] })
+	eager := fanout
+	if !changed {
+		eager = fanoutSame
+	}
+	for i, l := range far {
+		if i < eager {
+			l.due[r.Signer] = struct{}{}
+			l.rouse()
+		} else if changed {
+			l.late[r.Signer] = struct{}{}
+		}
+	}
+}
+
+// farLocked reports whether a neighbour may hear of a row only from here.
+func (p *Pulse) farLocked(l *link, r record.Row) bool {
+	_, near := l.near[tagOf(r.Signer)]
+	if signer := p.links[r.Signer]; signer != nil && !near {
+		_, near = signer.near[tagOf(l.key)]
+	}
+	return !near && l.near != nil && l.key != r.Signer && l.has[r.Signer].Compare(r.Order) < 0
+}
+
+// catchUpLocked sends a neighbour what came before it told who its neighbours are.
+func (p *Pulse) catchUpLocked(l *link) {
+	for k, e := range p.table.nodes {
+		if p.farLocked(l, e.row) {
+			l.due[k] = struct{}{}
+		}
+	}
+	l.rouse()
+}
+
+// remindLocked asks a neighbour whether it has the rows that others were sent.
+func (p *Pulse) remindLocked(l *link) {
+	for k := range l.late {
+		if e := p.table.nodes[k]; e != nil && p.farLocked(l, e.row) {
+			l.asks[tagOf(k)] = e.row.Order
+			l.rouse()
+		}
+	}
+	clear(l.late)
 }
 
 // compose takes the next message for a neighbour.
 func (p *Pulse) compose(l *link) (m message, some bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for size := 0; len(l.unsent) > 0 && size < MaxMessage; l.unsent = l.unsent[1:] {
+		m.nodes = append(m.nodes, l.unsent[0])
+		size += len(l.unsent[0])
+		l.bytes -= len(l.unsent[0])
+	}
 	if !l.welcome {
-		return m, false
+		return m, len(m.nodes) > 0
 	}
 	now, room := time.Now(), MaxMessage-64
 	if _, due := l.due[p.self]; due { // first of all: it introduces this node
@@ -219,8 +360,8 @@ func (p *Pulse) compose(l *link) (m message, some bool) {
 	}
 	if l.tell {
 		m.Told, l.tell = true, false
-		for k := range p.links {
-			t := tagOf(k)
+		for _, near := range p.toldLocked() {
+			t := tagOf(near.key)
 			m.Linked = append(m.Linked, t[:])
 			room -= tagSize + 1
 		}
@@ -254,7 +395,7 @@ func (p *Pulse) compose(l *link) (m message, some bool) {
 			delete(l.due, k)
 		}
 	}
-	return m, m.Told || m.All || len(m.Holds)+len(m.Rows)+len(m.Splices) > 0
+	return m, m.some() || len(m.nodes) > 0
 }
 
 // Bytes of a message that things take, at most.

@@ -3,6 +3,8 @@ package pulse
 import (
 	"bytes"
 	"context"
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +14,7 @@ import (
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/sim"
+	"cell.network/cell/internal/swim"
 	"github.com/libp2p/go-libp2p/core/network"
 )
 
@@ -26,7 +29,7 @@ type attacker struct {
 // attack opens a stream from the i-th machine to n.
 func (w *world) attack(n *member, i int) *attacker {
 	w.t.Helper()
-	h := w.hostAt(i, new(atomic.Int64))
+	h := w.hostAt(i, i, new(atomic.Int64))
 	w.t.Cleanup(func() { _ = h.Close() })
 	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 	defer cancel()
@@ -48,7 +51,8 @@ func (a *attacker) row(i int, sequence uint64, change func(*record.RowOffer)) []
 
 func (a *attacker) say(m message) error {
 	_ = a.stream.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	return writeMessage(a.stream, m)
+	_, err := writeMessage(a.stream, m)
+	return err
 }
 
 // stranger makes a row that of a node of no colony.
@@ -144,10 +148,11 @@ func TestReplay(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		victim, dead := w.nodes[0], w.nodes[1]
 		older := dead.Own().Raw
+		dead.say(func(o *record.RowOffer) { o.Capacity.Room++ })
 		time.Sleep(2 * time.Second)
 		last := dead.Own().Raw
 		dead.kill()
-		time.Sleep(15 * time.Second)
+		time.Sleep(record.MaxRowTTL + 10*time.Second)
 		a := w.attack(victim, 10)
 		a.drain()
 		twin := rowOf(t, 0, 99, time.Now(), func(o *record.RowOffer) { o.Order.Incarnation = 1 << 60 }).Raw
@@ -185,10 +190,15 @@ func TestStrangersAreToldNothing(t *testing.T) {
 			if err := a.say(first(a)); err != nil {
 				t.Fatal(err)
 			}
+			time.Sleep(time.Second)
+			if err := a.say(message{All: true, Holds: []holding{{Node: friend.self[:tagSize]}}}); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+			_ = a.host.Close()
 			if n := <-came; n != 0 {
 				t.Errorf("a stranger who says %s is told %d rows", name, n)
 			}
-			_ = a.host.Close()
 			time.Sleep(time.Second)
 		}
 		silent := w.attack(victim, 11)
@@ -199,6 +209,27 @@ func TestStrangersAreToldNothing(t *testing.T) {
 		}
 		if victim.knows(testKey(10).Public()) >= 0 || len(victim.Links()) != 1 {
 			t.Errorf("the stranger is known; %d links", len(victim.Links()))
+		}
+	})
+}
+
+// What becomes wanted is there at once, though nobody says it again.
+func TestWantedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 40, Latency: sim.LAN})
+		var open atomic.Bool
+		victim := w.add(0, nil, func(c *Config) { c.Wanted = func(record.Row) bool { return open.Load() } })
+		for i := range 3 {
+			w.add(i+1, []Target{targetAt(0)}, nil)
+		}
+		time.Sleep(5 * time.Second)
+		if n := len(victim.Rows()); n != 0 {
+			t.Errorf("%d rows that nobody wants", n)
+		}
+		open.Store(true)
+		time.Sleep(rethink + time.Second)
+		if len(victim.Rows()) != 3 || w.nodes[1].knows(victim.key()) < 0 {
+			t.Errorf("%d rows are known, %v there", len(victim.Rows()), w.nodes[1].knows(victim.key()))
 		}
 	})
 }
@@ -321,7 +352,7 @@ func TestTooManyLinks(t *testing.T) {
 		victim := w.add(0, []Target{targetAt(1)}, nil)
 		time.Sleep(time.Second)
 		for i := range maxGuests + 5 {
-			a := w.attack(victim, 100+i)
+			a := w.attack(victim, 100+i) // each with a row that is wanted
 			a.drain()
 			if err := a.say(full(a.row(100+i, 1, nil))); err != nil {
 				t.Fatal(err)
@@ -336,10 +367,129 @@ func TestTooManyLinks(t *testing.T) {
 		if n := len(victim.Links()); n != maxGuests+1 || victim.knows(friend.key()) < 0 {
 			t.Errorf("a target does not get in: %d links", n)
 		}
-		time.Sleep(15 * time.Second) // the knockers fall silent
+		time.Sleep(silence + time.Second) // the knockers fall silent
 		if n := len(victim.Links()); n != 1 {
 			t.Errorf("%d links are left of silent peers", n)
 		}
+	})
+}
+
+// Strangers with whom no rows are exchanged make room for whoever comes, once
+// they had the time to learn of others.
+func TestStrangersMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 37, Latency: sim.LAN})
+		victim := w.add(0, nil, nil)
+		time.Sleep(time.Second)
+		for i := range maxGuests {
+			a := w.attack(victim, 100+i)
+			a.drain()
+			if err := a.say(message{nodes: [][]byte{nil}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		friend := w.add(1, []Target{targetAt(0)}, nil)
+		time.Sleep(2 * time.Second)
+		if n := len(victim.Links()); n != maxGuests || victim.knows(friend.key()) >= 0 {
+			t.Errorf("%d links, and one more got in before their time was over", n)
+		}
+		time.Sleep(greeting + maxWait/4)
+		if n := len(victim.Links()); n != maxGuests || victim.knows(friend.key()) < 0 {
+			t.Errorf("%d links, and a guest with a row does not get in", n)
+		}
+		for i := range maxGuests {
+			a := w.attack(victim, 200+i)
+			a.drain()
+			_ = a.say(message{nodes: [][]byte{nil}})
+		}
+		time.Sleep(time.Second)
+		if !slices.Contains(victim.Links(), friend.key()) || len(victim.Links()) != maxGuests {
+			t.Error("strangers put out one with whom rows are exchanged")
+		}
+	})
+}
+
+// What is no message of swim ends the stream.
+func TestJunkAboutNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 38, Latency: sim.LAN})
+		w.mesh(3, everybody)
+		time.Sleep(3 * time.Second)
+		victim := w.nodes[0]
+		for i, junk := range [][]byte{{0xff}, bytes.Repeat([]byte{0xff}, 100), make([]byte, swim.MaxMessage)} {
+			a := w.attack(victim, 10+i)
+			came := a.drain()
+			if err := a.say(message{nodes: [][]byte{nil, junk}}); err != nil {
+				t.Fatal(err)
+			}
+			<-came // the stream is over
+			synctest.Wait()
+			if victim.count(ReasonMember) != i+1 {
+				t.Errorf("after %d messages of junk: refused %v", i+1, victim.refused)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		w.wantNoDeath()
+		w.wantAllKnown(0)
+	})
+}
+
+// voice is an attacker's honest end of membership: it makes messages to abuse.
+func (a *attacker) voice(to identity.Key, addrs [][]byte) [][]byte {
+	d := swim.New(swim.Config{Self: a.key.Public(), Network: testNet.ID(), Sign: a.key.Sign, Rand: rand.New(rand.NewPCG(1, 2))})
+	c, err := record.SignContact(a.key, testNet.ID(), record.ContactOffer{Addrs: addrs, Order: record.Order{Incarnation: 1, Sequence: 1}, Issued: time.Now()})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	d.Own(c, time.Now())
+	d.Linked(to, time.Now())
+	var all [][]byte
+	for i := range 30 {
+		for _, e := range d.Take(time.Now().Add(time.Duration(i) * 100 * time.Millisecond)).Send {
+			all = append(all, e.Msg)
+		}
+	}
+	return all
+}
+
+// A peer who says what an honest one says, as often as he can, costs little and
+// makes nobody look dead.
+func TestFloodAboutNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 39, Latency: sim.LAN})
+		w.mesh(4, everybody)
+		time.Sleep(3 * time.Second)
+		victim := w.nodes[0]
+		a := w.attack(victim, 10)
+		a.drain()
+		words := a.voice(victim.key(), targetAt(10).Addrs)
+		if len(words) == 0 {
+			t.Fatal("it has nothing to say")
+		}
+		before, said := victim.Sent(), 0
+		for began := time.Now(); time.Since(began) < 10*time.Second; said++ {
+			m := message{nodes: [][]byte{words[said%len(words)]}}
+			for len(m.nodes) < 64 {
+				m.nodes = append(m.nodes, words[(said+len(m.nodes))%len(words)])
+			}
+			if a.say(m) != nil {
+				break
+			}
+		}
+		t.Logf("%d messages of %d kinds; the victim said %d bytes meanwhile", 64*said, len(words), victim.Sent()-before)
+		if n := victim.Sent() - before; n > 1<<20 {
+			t.Errorf("the victim said %d bytes", n)
+		}
+		time.Sleep(10 * time.Second)
+		for _, n := range w.nodes {
+			for _, m := range w.nodes {
+				if n != m && n.State(m.key()) != swim.Alive {
+					t.Errorf("node %d takes node %d to be %v", n.i, m.i, n.State(m.key()))
+				}
+			}
+		}
+		w.wantAllKnown(0)
 	})
 }
 

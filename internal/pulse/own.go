@@ -14,8 +14,9 @@ import (
 func (p *Pulse) speak(now time.Time, look bool) (again time.Time, owed bool) {
 	p.mu.Lock()
 	last, offer, said := p.spoke, p.offer, p.own.row.Raw != nil
+	period := p.periodLocked()
 	p.mu.Unlock()
-	refresh := last.Add(p.cfg.Refresh)
+	refresh := last.Add(period)
 	if !look && said && now.Before(refresh) {
 		return refresh, false
 	}
@@ -27,7 +28,17 @@ func (p *Pulse) speak(now time.Time, look bool) (again time.Time, owed bool) {
 		return last.Add(minGap), true
 	}
 	p.sign(o, p.cfg.TTL)
-	return now.Add(p.cfg.Refresh), false
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now.Add(p.periodLocked()), false
+}
+
+// periodLocked is how long a row stands that nothing has changed in.
+func (p *Pulse) periodLocked() time.Duration {
+	if p.cut {
+		return min(turn, p.cfg.Refresh)
+	}
+	return max(p.cfg.Refresh, min(time.Duration(len(p.table.nodes))*perRow, p.cfg.TTL/3))
 }
 
 // sign makes the node's newest row and sends it to all neighbours.
@@ -50,11 +61,26 @@ func (p *Pulse) sign(o record.RowOffer, ttl time.Duration) {
 	if err != nil {
 		return
 	}
+	p.cut = cut(o, r)
 	p.own.push(r, now, now)
 	for _, l := range p.toldLocked() {
 		l.due[p.self] = struct{}{}
 		l.rouse()
 	}
+}
+
+// cut reports whether a row leaves out some of what there was to say.
+func cut(o record.RowOffer, r record.Row) bool {
+	said := make(map[identity.Cell]bool, len(r.Cells))
+	for _, c := range r.Cells {
+		said[c.Cell] = len(c.Population) > 0
+	}
+	for _, c := range o.Cells {
+		if told, ok := said[c.Cell]; !ok || !told && len(c.Population) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // differs reports whether others must hear at once that a became b: something

@@ -1,17 +1,26 @@
-// Package pulse spreads signed rows among nodes that share cells, and tells how
-// old each row is: a node whose row grows old is gone.
+// Package pulse spreads signed rows among nodes that share cells, carries the
+// messages by which [swim] tells who is alive, and drops what a dead node said.
 //
-// Every node keeps one long-lived stream to each of its neighbours (protocol
-// /cell/<network>/pulse/1, opened by the node with the lower key unless only the
-// other one knows of the two). It sends its own row to all of them as soon as
-// something has changed by more than a tenth, and every 2 s in any case. A row
-// is passed on to neighbours that its node has no stream with, to three of them at
-// random; whoever finds a row older than 4 s asks a neighbour for a newer one. On
-// a new stream, and with a random neighbour every 10 s, both ends say all
-// that they hold and each sends what the other one lacks.
+// A node keeps one long-lived stream to each of its neighbours (protocol
+// /cell/<network>/pulse/2): to nodes that it shares cells with and to those that
+// membership asks for. Between two that share cells the one with the lower key
+// opens it, unless only the other one knows of the two. Only with these rows are
+// exchanged: a node sends them its own as soon as something has changed by more
+// than a tenth, every 25 to 60 s in any case (the more rows it knows the less
+// often), and every 2 s while one row does not hold all that it has to say. A row
+// that says something new is passed on to three neighbours, at random, that its
+// node has no stream with, and the others of these are told soon that it is there;
+// one that says nothing new is passed on to two. Whoever finds a row older than
+// half its TTL asks a neighbour for a newer one. On a new stream, and with a random
+// neighbour every 30 s or less often, both ends say all that they hold and each
+// sends what the other one lacks.
 //
-// A message has at most [MaxMessage] bytes, after its length in 2 bytes, big
-// endian, and is a CBOR array (definite lengths, no tags):
+// Messages follow each other on a stream. Each end says something at once, be it
+// nothing: before, nobody is taken to be there. A message starts with 2 bytes, big
+// endian: in the highest bit whether it is of swim (1) or of rows (0), in the
+// others its length. One of swim has at most [swim.MaxMessage] bytes; none say
+// nothing. One of rows has at most [MaxMessage] bytes and is a CBOR array (definite
+// lengths, no tags):
 //
 //	[ rows     [[age, row], …]         ≤ 32; age in ms since the row was signed
 //	, splices  [[age, node, base, signature, [[copy, drop, put], …]], …]
@@ -22,7 +31,7 @@
 //	, holds    [[node, incarnation, sequence], …]
 //	                                   ≤ 512; newest rows that the sender holds; 0, 0 is none
 //	, all      bool                    holds is all that it holds
-//	, linked   [node, …]               ≤ 96; neighbours of the sender
+//	, linked   [node, …]               ≤ 96; neighbours that the sender exchanges rows with
 //	, told     bool                    linked is meant
 //	]
 //
@@ -36,27 +45,30 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/record"
+	"cell.network/cell/internal/swim"
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
 // Reasons for which something of a peer is refused, beside those of [record.Reason].
 const (
 	ReasonMessage  = "message"  // not a message at all; the stream is closed
+	ReasonMember   = "member"   // not a message of swim, or more than an honest node says; the stream is closed
 	ReasonOrder    = "order"    // a row of a forgotten node that was newer then
 	ReasonFull     = "full"     // too many nodes are known, or known from this peer
 	ReasonUnwanted = "unwanted" // Config.Wanted said no
 	ReasonSplice   = "splice"   // does not fit the rows held here; the whole row is asked for
 	ReasonTwin     = "twin"     // a row with this node's key that this node has not signed
 	ReasonSlow     = "slow"     // the peer does not read; the stream is closed
-	ReasonLinks    = "links"    // too many peers, or a stranger
+	ReasonLinks    = "links"    // too many peers, or rows of one whose own is of no use here
 )
 
-// Target is a node to exchange rows with.
+// Target is a node and where it is.
 type Target struct {
 	Node  identity.Key
 	Addrs [][]byte // binary multiaddrs without /p2p, fit to be dialled
@@ -69,8 +81,8 @@ type Config struct {
 	Incarnation uint64 // of this start of the node
 
 	Interval time.Duration // between two looks at Row and Peers; default 500 ms, give or take a tenth
-	Refresh  time.Duration // after which an unchanged row is signed anew; default 2 s
-	TTL      time.Duration // of own rows; default 10 s
+	Refresh  time.Duration // after which an unchanged row is signed anew; default 25 s, without Contact 2 s; a third of TTL where many rows are known
+	TTL      time.Duration // of own rows; default 3 min, without Contact 10 s
 
 	// Row returns what the node has to say now; Order, Issued and TTL are filled
 	// in here. It is called often and must not block.
@@ -80,9 +92,31 @@ type Config struct {
 	// few others. The first MaxTargets count. Nil: only peers that come.
 	Peers func() []Target
 
+	// Contact returns where this node can be reached now and what it does for
+	// others; Left, Order and Issued are filled in here. It is called often and
+	// must not block. Nil: the node is no member of the network, and its rows are
+	// the only sign of its life.
+	Contact func() record.ContactOffer
+
+	// Entries returns nodes through which the network can be met, such as those of
+	// a routing table. A few are dialled while less than three streams are open.
+	// Nil: none but Peers and what Learn brings.
+	Entries func() []Target
+
+	// Group is that of [swim.Config]. Nil: no limit.
+	Group func(record.Contact) string
+
+	// Period is that of [swim.Config], between two probes; default 1 s.
+	Period time.Duration
+
+	// OnMember is told of every change of a member, one after the other and in
+	// their order. It must not block. May be nil.
+	OnMember func(swim.Change)
+
 	// Wanted tells whether a row is of any use here. Rows that are not are neither
-	// kept nor passed on, and nothing is told to a peer outside of Peers whose own
-	// row is not. Calls come from several goroutines. Nil: every row is wanted.
+	// told of nor passed on, and nothing is told to a peer outside of Peers whose own
+	// row is not; some are kept, and asked about again, as long as they last. Calls
+	// come from several goroutines. Nil: every row is wanted.
 	Wanted func(record.Row) bool
 
 	// OnRow is told of every newest row of another node, goodbyes included. Calls
@@ -101,14 +135,19 @@ const MaxTargets = 32
 
 // What a node sends by itself.
 const (
-	fanout   = 3                     // neighbours that a row is passed on to
-	minGap   = 50 * time.Millisecond // between two rows of this node
-	allEvery = 10 * time.Second      // between two comparisons of everything
-	bye      = time.Second           // that a goodbye may take
-	maxAsks  = 64                    // nodes asked about in one go
-	deafness = 10 * time.Second      // for which an unwanted node is not asked about
-	jitter   = 0.1                   // of Interval
-	moved    = 0.1                   // change of a number that is told at once
+	fanout     = 3                     // neighbours that a row is passed on to
+	fanoutSame = 2                     // the same, where it says nothing new
+	minGap     = 50 * time.Millisecond // between two rows of this node
+	turn       = 2 * time.Second       // between rows that do not hold all there is to say
+	allEvery   = 30 * time.Second      // between two comparisons of everything
+	perRow     = 2 * time.Second       // for each row known: what takes longer than its least
+	bye        = time.Second           // that a goodbye may take
+	maxAsks    = 64                    // nodes asked about in one go
+	maxAside   = 128                   // rows kept that are not wanted now
+	rethink    = 2 * time.Second       // between two looks at these
+	deafness   = 10 * time.Second      // for which an unwanted node is not asked about, and is not heard
+	jitter     = 0.1                   // of Interval
+	moved      = 0.1                   // change of a number that is told at once
 )
 
 // Pulse is a node's end of all streams. It is safe for concurrent use.
@@ -119,23 +158,33 @@ type Pulse struct {
 	self  identity.Key
 	proto protocol.ID
 	nudge chan struct{}
+	stir  chan struct{} // membership has something to do
+	sent  atomic.Uint64 // bytes written to streams
 
 	mu      sync.Mutex // guards what follows
 	table   *table
 	own     entry           // its row is zero until the first one is signed
 	spoke   time.Time       // when the last one was to be signed
 	offer   record.RowOffer // what was said then
+	cut     bool            // it did not find room in one row
 	links   map[identity.Key]*link
-	told    bool // the neighbours know links
+	told    bool // the neighbours know who exchanges rows with this node
 	targets map[identity.Key]*target
 	deaf    map[tag]time.Time
+	aside   map[identity.Key]aside // rows that are not wanted, for now
 	rng     *rand.Rand
-	running bool
-	leaving chan struct{}      // closed when Run ends
-	live    context.Context    // of Run
-	ctx     context.Context    // of streams: outlives that of Run by the goodbye
-	stop    context.CancelFunc // ends ctx
-	work    sync.WaitGroup
+	members *swim.Detector
+	contact record.Contact      // of this node; its Raw is nil before the first
+	reach   record.ContactOffer // what it was made of
+	knocked time.Time           // when entries are dialled again
+
+	refusals []refusal
+	running  bool
+	leaving  chan struct{}      // closed when Run ends
+	live     context.Context    // of Run
+	ctx      context.Context    // of streams: outlives that of Run by the goodbye
+	stop     context.CancelFunc // ends ctx
+	work     sync.WaitGroup
 }
 
 // New makes a Pulse; [Pulse.Run] starts it.
@@ -146,11 +195,15 @@ func New(h *host.Host, c Config) (*Pulse, error) {
 	if c.Interval <= 0 {
 		c.Interval = 500 * time.Millisecond
 	}
+	refresh, ttl := 25*time.Second, record.MaxRowTTL
+	if c.Contact == nil {
+		refresh, ttl = 2*time.Second, 10*time.Second
+	}
 	if c.Refresh <= 0 {
-		c.Refresh = 2 * time.Second
+		c.Refresh = refresh
 	}
 	if c.TTL <= 0 {
-		c.TTL = 10 * time.Second
+		c.TTL = ttl
 	}
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
@@ -164,11 +217,16 @@ func New(h *host.Host, c Config) (*Pulse, error) {
 	if c.OnRefused == nil {
 		c.OnRefused = func(identity.Key, string) {}
 	}
-	p := &Pulse{
-		cfg: c, host: h, id: c.Network.ID(), self: c.Key.Public(), proto: host.Protocol(c.Network, "pulse/1"),
-		nudge: make(chan struct{}, 1), table: newTable(), links: make(map[identity.Key]*link), targets: make(map[identity.Key]*target),
-		deaf: make(map[tag]time.Time), rng: rand.New(rand.NewPCG(c.Seed, 0)), leaving: make(chan struct{}),
+	if c.OnMember == nil {
+		c.OnMember = func(swim.Change) {}
 	}
+	p := &Pulse{
+		cfg: c, host: h, id: c.Network.ID(), self: c.Key.Public(), proto: host.Protocol(c.Network, "pulse/2"),
+		nudge: make(chan struct{}, 1), stir: make(chan struct{}, 1), table: newTable(), links: make(map[identity.Key]*link), targets: make(map[identity.Key]*target),
+		deaf: make(map[tag]time.Time), aside: make(map[identity.Key]aside), rng: rand.New(rand.NewPCG(c.Seed, 0)), leaving: make(chan struct{}),
+	}
+	p.members = swim.New(swim.Config{Self: p.self, Network: p.id, Sign: c.Key.Sign, Rand: rand.New(rand.NewPCG(c.Seed, 1)),
+		Period: c.Period, Group: c.Group})
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -184,18 +242,35 @@ func (p *Pulse) Changed() {
 // Seen is the newest row of a node.
 type Seen struct {
 	Row record.Row
-	Age time.Duration // since the node signed it, by this clock; what neighbours claim may make it too old
+
+	// Age is for how long the node has been under suspicion of having failed, and
+	// 0 while it is not. Of a node that membership does not know it is how late its
+	// next row is: a row is followed by another within a third of its TTL.
+	Age time.Duration
 }
 
-// Rows returns the newest row of every other node that has not said goodbye.
-func (p *Pulse) Rows() []Seen {
+// Rows returns the newest row of every other node, except of those that have died
+// or said goodbye.
+func (p *Pulse) Rows() []Seen { return p.seen(false) }
+
+// Lost returns the newest row of every node that has died, as long as the row lasts.
+func (p *Pulse) Lost() []Seen { return p.seen(true) }
+
+func (p *Pulse) seen(dead bool) []Seen {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	all := make([]Seen, 0, len(p.table.nodes))
-	for _, e := range p.table.nodes {
-		if !e.row.Goodbye() && now.Before(e.expires()) {
-			all = append(all, Seen{e.row, max(0, now.Sub(e.signed))})
+	for k, e := range p.table.nodes {
+		if e.row.Goodbye() || !now.Before(e.expires()) {
+			continue
+		}
+		switch state := p.members.State(k); {
+		case state == swim.Left || (state == swim.Dead) != dead:
+		case state == swim.Unknown:
+			all = append(all, Seen{e.row, max(0, now.Sub(e.signed)-e.row.TTL/3)})
+		default:
+			all = append(all, Seen{e.row, p.members.Silence(k, now)})
 		}
 	}
 	return all
@@ -208,6 +283,10 @@ func (p *Pulse) Own() record.Row {
 	defer p.mu.Unlock()
 	return p.own.row
 }
+
+// Sent returns how many bytes this node has handed to its streams, its own
+// alone: what QUIC adds, repeats and says to keep connections is not in it.
+func (p *Pulse) Sent() uint64 { return p.sent.Load() }
 
 // Links returns the nodes that streams lead to.
 func (p *Pulse) Links() []identity.Key {
@@ -234,9 +313,13 @@ func (p *Pulse) Run(ctx context.Context) error {
 	p.running, p.live = true, ctx
 	p.mu.Unlock()
 	p.host.SetStreamHandler(p.proto, p.accept)
+	var loops sync.WaitGroup
+	loops.Go(func() { p.watch(ctx) })
 	p.loop(ctx)
+	loops.Wait()
 	p.host.RemoveStreamHandler(p.proto)
 	p.sign(p.cfg.Row(), 0)
+	p.depart()
 	p.mu.Lock()
 	close(p.leaving)
 	p.mu.Unlock()
@@ -249,8 +332,8 @@ func (p *Pulse) Run(ctx context.Context) error {
 
 // loop does what is done by the clock.
 func (p *Pulse) loop(ctx context.Context) {
-	var look, all time.Time // when the next one is due
-	owed := false           // what has changed waits for minGap
+	var look, think, all time.Time // when the next one is due
+	owed := false                  // what has changed waits for minGap
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -268,7 +351,11 @@ func (p *Pulse) loop(ctx context.Context) {
 		if !now.Before(look) {
 			p.tend(now, !now.Before(all))
 			if !now.Before(all) {
-				all = now.Add(p.vary(allEvery))
+				all = now.Add(p.vary(p.allPeriod()))
+			}
+			if !now.Before(think) {
+				p.reconsider(now)
+				think = now.Add(rethink)
 			}
 			look = now.Add(p.vary(p.cfg.Interval))
 		}
@@ -286,19 +373,35 @@ func (p *Pulse) vary(d time.Duration) time.Duration {
 	return d + time.Duration((2*p.rng.Float64()-1)*jitter*float64(d))
 }
 
+// allPeriod is how long to wait between two comparisons of everything: they take
+// less than fifteen bytes a second.
+func (p *Pulse) allPeriod() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(allEvery, time.Duration(len(p.table.nodes))*perRow)
+}
+
 // tend looks after what is held and after the streams.
 func (p *Pulse) tend(now time.Time, all bool) {
-	var targets []Target
+	var targets, entries []Target
 	if p.cfg.Peers != nil {
 		targets = p.cfg.Peers()
 	}
+	if p.cfg.Entries != nil && p.lonely(now) {
+		entries = p.cfg.Entries()
+	}
+	p.present(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, k := range p.table.expire(now) {
 		for _, l := range p.links {
 			delete(l.has, k)
 			delete(l.due, k)
+			delete(l.late, k)
 		}
+	}
+	for _, l := range p.links {
+		p.remindLocked(l)
 	}
 	for t, until := range p.deaf {
 		if now.After(until) {
@@ -307,7 +410,7 @@ func (p *Pulse) tend(now time.Time, all bool) {
 	}
 	if !p.told {
 		p.told = true
-		for _, l := range p.links {
+		for _, l := range p.toldLocked() {
 			l.tell = true
 			l.rouse()
 		}
@@ -317,14 +420,17 @@ func (p *Pulse) tend(now time.Time, all bool) {
 		l.all = true
 		l.rouse()
 	}
-	p.dialLocked(targets, now)
+	p.aimLocked(targets, now)
+	p.knockLocked(entries, now)
+	p.dialLocked(now)
 }
 
-// askLocked asks a neighbour about the nodes that were not heard of for two refreshes.
+// askLocked asks a neighbour about the nodes that were not heard of for half of
+// their row's life.
 func (p *Pulse) askLocked(now time.Time) {
 	asked := 0
 	for k, e := range p.table.nodes {
-		if e.row.Goodbye() || now.Sub(e.signed) <= 2*p.cfg.Refresh {
+		if e.row.Goodbye() || now.Sub(e.signed) <= e.row.TTL/2 || p.members.State(k).Gone() {
 			continue
 		}
 		if l := p.anyLocked(); l != nil && l.key != k {

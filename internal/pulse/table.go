@@ -13,6 +13,7 @@ const (
 	MaxNodes   = 512  // whose rows are held
 	maxRelayed = 256  // of these, that no link leads to
 	maxBrought = 128  // of these, that one and the same neighbour told of first
+	maxPassed  = 64   // of these, that are passed on: he must not fill this node's share elsewhere
 	history    = 4    // rows of one node that others may splice to
 	maxFloor   = 4096 // nodes of late whose order is remembered; at most twice as many
 )

@@ -10,12 +10,14 @@ import (
 
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/record"
+	"cell.network/cell/internal/swim"
 	"github.com/fxamacker/cbor/v2"
 )
 
 // Limits on one message.
 const (
 	MaxMessage = 16 << 10 // bytes, its length not included
+	aboutNodes = 1 << 15  // bit of the length that says that the message is one of swim
 	maxNews    = 32       // rows and splices, each
 	tagSize    = 8        // bytes of a key that stand for it among the nodes of one network
 	baseSize   = 4        // bytes of a row's signature that tell it from the node's others
@@ -37,6 +39,13 @@ type message struct {
 	All     bool // Holds is all that the sender holds
 	Linked  [][]byte
 	Told    bool // Linked is meant: it replaces what was said before
+
+	nodes [][]byte // messages of swim that go before it, or the one that was read
+}
+
+// some reports whether m says anything of rows.
+func (m message) some() bool {
+	return m.Told || m.All || len(m.Holds)+len(m.Rows)+len(m.Splices) > 0
 }
 
 // fullNews is a row as its node signed it.
@@ -129,36 +138,63 @@ func parseMessage(b []byte) (message, error) {
 	return m, nil
 }
 
-// readMessage reads one message; memory grows with what has come.
+// readMessage reads one message, of rows or of swim; memory grows with what has come.
 func readMessage(r io.Reader) (message, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return message{}, fmt.Errorf("read message: %w", err)
 	}
-	n := binary.BigEndian.Uint16(head[:])
-	if n > MaxMessage {
-		return message{}, fmt.Errorf("%w: %d bytes, %d are allowed", errWire, n, MaxMessage)
+	n, limit := int(binary.BigEndian.Uint16(head[:])), MaxMessage
+	nodes := n&aboutNodes != 0
+	if nodes {
+		n, limit = n&^aboutNodes, swim.MaxMessage
+	}
+	if n > limit {
+		return message{}, fmt.Errorf("%w: %d bytes, %d are allowed", errWire, n, limit)
 	}
 	var b bytes.Buffer
 	if got, err := io.CopyN(&b, r, int64(n)); err != nil {
 		return message{}, fmt.Errorf("read message: %d of %d bytes: %w", got, n, err)
 	}
+	if nodes {
+		return message{nodes: [][]byte{b.Bytes()}}, nil
+	}
 	return parseMessage(b.Bytes())
 }
 
-// writeMessage sends one message with its length in front, in one Write.
-func writeMessage(w io.Writer, m message) error {
+// appendMessage encodes what m says of nodes and then, unless that is nothing
+// and the former is something, what it says of rows.
+func appendMessage(to []byte, m message) ([]byte, error) {
+	for _, b := range m.nodes {
+		if len(b) > swim.MaxMessage {
+			return nil, fmt.Errorf("encode message: %d bytes about nodes, %d are allowed", len(b), swim.MaxMessage)
+		}
+		to = append(binary.BigEndian.AppendUint16(to, aboutNodes|uint16(len(b))), b...)
+	}
+	if len(m.nodes) > 0 && !m.some() {
+		return to, nil
+	}
 	b, err := encoding.Marshal(m)
 	if err == nil && len(b) > MaxMessage {
 		err = fmt.Errorf("%d bytes, %d are allowed", len(b), MaxMessage)
 	}
 	if err != nil {
-		return fmt.Errorf("encode message: %w", err)
+		return nil, fmt.Errorf("encode message: %w", err)
 	}
-	if _, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil {
-		return fmt.Errorf("send message: %w", err)
+	return append(binary.BigEndian.AppendUint16(to, uint16(len(b))), b...), nil
+}
+
+// writeMessage sends a message in one Write.
+func writeMessage(w io.Writer, m message) (int, error) {
+	b, err := appendMessage(nil, m)
+	if err != nil {
+		return 0, err
 	}
-	return nil
+	n, err := w.Write(b)
+	if err != nil {
+		return n, fmt.Errorf("send message: %w", err)
+	}
+	return n, nil
 }
 
 // base names a row among those of its node.

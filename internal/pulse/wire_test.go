@@ -14,6 +14,7 @@ import (
 
 	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/record"
+	"cell.network/cell/internal/swim"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/messages.txt")
@@ -44,14 +45,16 @@ func messages(t testing.TB) map[string]message {
 		"splice": {Splices: []spliceNews{s}},
 		"hello": {Rows: []fullNews{{Row: one.Raw}}, All: true, Told: true, Linked: [][]byte{node[:]},
 			Holds: []holding{{Node: node[:], Incarnation: 9, Sequence: 1}}},
-		"ask": {Holds: []holding{{Node: node[:]}}},
+		"ask":     {Holds: []holding{{Node: node[:]}}},
+		"nothing": {nodes: [][]byte{{}}},
+		"nodes":   {nodes: [][]byte{[]byte("of swim")}},
 	}
 }
 
 func encoded(t testing.TB, m message) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := writeMessage(&b, m); err != nil {
+	if _, err := writeMessage(&b, m); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -103,7 +106,8 @@ func TestReadMessageRefuses(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"too long":      append([]byte{0xff, 0xff}, make([]byte, 0xffff)...),
+		"too long":      append([]byte{0x40, 1}, make([]byte, MaxMessage+1)...),
+		"too long too":  append([]byte{0x80 | 0x20, 1}, make([]byte, swim.MaxMessage+1)...),
 		"nothing":       {0, 0},
 		"not an array":  {0, 1, 0xa0},
 		"trailing byte": append([]byte{0, byte(len(encoded(t, message{})) - 1)}, append(encoded(t, message{})[2:], 0)...),
@@ -112,8 +116,32 @@ func TestReadMessageRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want errWire", name, err)
 		}
 	}
-	if err := writeMessage(io.Discard, message{Rows: []fullNews{{Row: make([]byte, MaxMessage)}}}); err == nil {
+	if _, err := writeMessage(io.Discard, message{Rows: []fullNews{{Row: make([]byte, MaxMessage)}}}); err == nil {
 		t.Error("a message was sent that nobody reads")
+	}
+	if _, err := writeMessage(io.Discard, message{nodes: [][]byte{make([]byte, swim.MaxMessage+1)}}); err == nil {
+		t.Error("a message of swim was sent that nobody reads")
+	}
+}
+
+// Messages of both kinds travel in one Write, in order.
+func TestMessagesTogether(t *testing.T) {
+	long := bytes.Repeat([]byte{7}, swim.MaxMessage)
+	ask := messages(t)["ask"]
+	both := ask
+	both.nodes = [][]byte{{}, []byte("one"), long}
+	var b bytes.Buffer
+	n, err := writeMessage(&b, both)
+	if err != nil || n != b.Len() {
+		t.Fatalf("wrote %d of %d bytes: %v", n, b.Len(), err)
+	}
+	for i, want := range both.nodes {
+		if m, err := readMessage(&b); err != nil || len(m.nodes) != 1 || !bytes.Equal(m.nodes[0], want) || m.some() {
+			t.Errorf("%d: %+v, %v", i, m, err)
+		}
+	}
+	if m, err := readMessage(&b); err != nil || !bytes.Equal(encoded(t, m), encoded(t, ask)) || b.Len() > 0 {
+		t.Errorf("%+v, %v, %d bytes left", m, err, b.Len())
 	}
 }
 
@@ -148,7 +176,7 @@ func TestSplice(t *testing.T) {
 func TestVectors(t *testing.T) {
 	var b strings.Builder
 	all := messages(t)
-	for _, name := range []string{"empty", "row", "splice", "hello", "ask"} {
+	for _, name := range []string{"empty", "row", "splice", "hello", "ask", "nothing", "nodes"} {
 		b.WriteString(name + " " + hex.EncodeToString(encoded(t, all[name])) + "\n")
 	}
 	if *update {
@@ -178,7 +206,7 @@ func FuzzReadMessage(f *testing.F) {
 			}
 		}
 		var c bytes.Buffer
-		if err := writeMessage(&c, m); err != nil {
+		if _, err := writeMessage(&c, m); err != nil {
 			return // deterministic encoding may be longer than what came
 		}
 		if again, err := readMessage(&c); err != nil || !reflect.DeepEqual(m, again) {

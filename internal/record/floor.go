@@ -19,6 +19,12 @@ type Floor struct {
 	mu    sync.Mutex
 	seen  map[floorKey]*list.Element
 	byAge list.List // of floorEntry, most recently met first
+
+	changes uint64 // times that something rose
+	saved   string // file that held all of it
+	savedAt uint64 // after so many changes
+
+	saving sync.Mutex // held while a file is written; taken before mu
 }
 
 type floorKey struct {
@@ -71,6 +77,9 @@ func (f *Floor) atLocked(k floorKey) Order {
 }
 
 func (f *Floor) raiseLocked(k floorKey, o Order) {
+	if f.atLocked(k) != o {
+		f.changes++
+	}
 	if e, ok := f.seen[k]; ok {
 		e.Value = floorEntry{k, o}
 		f.byAge.MoveToFront(e)

@@ -14,7 +14,7 @@ const DomainRow = "row"
 // Limits on rows. A row of at most MaxLeaseSize bytes fits one packet on any link.
 const (
 	MinRowTTL      = 3 * time.Second
-	MaxRowTTL      = 60 * time.Second
+	MaxRowTTL      = 3 * time.Minute
 	MaxRowSize     = MaxSize // bytes: about 60 replicas of 4 cells, 25 where each has a population
 	MaxRowCells    = 32
 	MaxRowReplicas = 32 // of one cell

@@ -1,0 +1,122 @@
+package node
+
+import (
+	"net/netip"
+	"time"
+
+	"cell.network/cell/internal/host"
+	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/journal"
+	"cell.network/cell/internal/pulse"
+	"cell.network/cell/internal/record"
+	"cell.network/cell/internal/swim"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// contact is what the other nodes of the network are told of this one.
+func (n *Node) contact() record.ContactOffer {
+	addrs := n.host.LeaseAddrs(false)
+	return record.ContactOffer{
+		Addrs: addrs[:min(len(addrs), record.MaxContactAddrs)], Server: n.kad.Serving(), Relay: n.host.Reach().Serving.On,
+	}
+}
+
+// entries are nodes through which membership can be joined: those of the routing table.
+func (n *Node) entries() []pulse.Target {
+	var out []pulse.Target
+	for _, id := range n.kad.Peers() {
+		key, err := host.KeyOf(id)
+		if err != nil {
+			continue
+		}
+		t := pulse.Target{Node: key}
+		for _, a := range n.host.Peerstore().Addrs(id) {
+			if host.Dialable(n.net, a) && len(t.Addrs) < record.MaxAddrs {
+				t.Addrs = append(t.Addrs, a.Bytes())
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// group is the part of the address space that a member lives in: nobody can fill
+// the table from one. On a private network machines behind one router are many,
+// so private addresses are exempt there; a node without an address of its own is
+// counted with its relay.
+func (n *Node) group(c record.Contact) string {
+	for _, raw := range c.Addrs {
+		a, err := ma.NewMultiaddrBytes(raw)
+		if err != nil {
+			continue
+		}
+		ip, err := manet.ToIP(a)
+		if err != nil {
+			continue
+		}
+		at, ok := netip.AddrFromSlice(ip)
+		if at = at.Unmap(); !ok || n.net.Private() && !manet.IsPublicAddr(a) {
+			return ""
+		}
+		bits := 24
+		if at.Is6() {
+			bits = 48
+		}
+		p, err := at.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		return p.String()
+	}
+	return "nowhere"
+}
+
+// member takes in what became of another node: the DHT asks it or not, and
+// discovery hands it out or not.
+func (n *Node) member(c swim.Change) {
+	gone := c.Is.Gone()
+	var addrs [][]byte
+	for _, a := range c.Contact.Addrs {
+		if n.host.DialableRaw(a) {
+			addrs = append(addrs, a)
+		}
+	}
+	n.kad.Known(c.Node, addrs, c.Contact.Server && len(addrs) > 0, !gone)
+	switch {
+	case gone && !c.Was.Gone():
+		n.mesh.Lost(c.Node)
+		text := "node " + c.Node.Short() + " does not answer: it is taken for dead"
+		if c.Is == swim.Left {
+			text = "node " + c.Node.Short() + " has left"
+		}
+		n.partnerEvent(journal.PeerDown, c.Node, text)
+		n.kick()
+	case !gone && c.Was.Gone():
+		n.mesh.Back(c.Node)
+		n.partnerEvent(journal.PeerUp, c.Node, "node "+c.Node.Short()+" is back")
+		n.kick()
+	}
+}
+
+// partnerEvent tells the journal of a node that may serve what is known here; of
+// strangers there may be thousands.
+func (n *Node) partnerEvent(kind journal.Kind, node identity.Key, text string) {
+	n.mu.Lock()
+	_, partner := n.partnersKnown[node]
+	n.mu.Unlock()
+	if partner {
+		n.event(kind, "", "", text, map[string]any{"node": node.String()})
+	}
+}
+
+// rows returns what other nodes say of themselves, and what the dead said last:
+// for a while they are silent hosts, who may be back.
+func (n *Node) rows() []pulse.Seen {
+	all := n.pulse.Rows()
+	for _, seen := range n.pulse.Lost() {
+		seen.Age = max(seen.Age, hostSilent+time.Millisecond)
+		all = append(all, seen)
+	}
+	return all
+}
