@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -174,7 +175,7 @@ func (g *cgroups) delegated(dir string) error {
 // cgroup is the group of one program.
 type cgroup struct {
 	dirs    []string // all that were made
-	join    []string // those that the stage is moved to; unified it is started in
+	join    []string // those of version 1; the stage is started in them, and in unified
 	unified string   // the one of version 2; "" where there is none
 	memory  string   // the one that counts memory
 }
@@ -263,14 +264,35 @@ func (g *cgroup) folders() []string {
 	return g.dirs
 }
 
-// move puts a stage, which has not started its program yet, into the group.
-func (g *cgroup) move(pid int) error {
-	for _, dir := range g.join {
-		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("limit by control group: %w", err)
-		}
+// start starts a process in the group, on a thread that belongs to the caller.
+// Of version 1 the thread itself is in the group meanwhile, for the process to
+// inherit: to move the process later would wait until nobody on the machine is
+// in the middle of a fork, some 5 ms; a thread that moves itself need not.
+func (g *cgroup) start(cmd *exec.Cmd) (err error) {
+	if g == nil {
+		return cmd.Start()
 	}
-	return nil
+	for _, dir := range g.join {
+		if err := write(filepath.Join(dir, "tasks"), "0"); err != nil {
+			return fmt.Errorf("enter control group: %w", err)
+		}
+		defer func() {
+			if back := write(filepath.Join(filepath.Dir(dir), "tasks"), "0"); back != nil && err == nil {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				err = fmt.Errorf("leave control group: %w", back)
+			}
+		}()
+	}
+	if g.unified != "" {
+		dir, err := os.Open(g.unified)
+		if err != nil {
+			return fmt.Errorf("enter control group: %w", err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	return cmd.Start()
 }
 
 // kill ends every process of the group, where the kernel has a way to.

@@ -24,11 +24,12 @@ const killGrace = 3 * time.Second
 
 // launch is all that it takes to start a stage.
 type launch struct {
-	order  stage.Order
-	link   *os.File
-	mounts []*os.File // descriptors that order.Sandbox.Mounts names
-	uid    int
-	group  *cgroup
+	order   stage.Order
+	program string // where the node has it
+	link    *os.File
+	mounts  []*os.File // descriptors that order.Sandbox.Mounts names
+	uid     int
+	group   *cgroup
 }
 
 // start makes the program behind its stage: in a sandbox where that is wanted
@@ -43,7 +44,7 @@ func (c *Capsid) start(ctx context.Context, s Spec) (_ *proc, err error) {
 	uid, giveBack := c.system.users.take()
 	p := &proc{link: link, out: newOutput(s.Log), done: make(chan struct{}), rung: support.Rung, limits: s.Limits}
 	p.after = append(p.after, giveBack)
-	l := launch{link: end, uid: uid}
+	l := launch{program: s.Path, link: end, uid: uid}
 	defer func() {
 		for _, f := range l.mounts {
 			_ = f.Close()
@@ -174,17 +175,7 @@ func (c *Capsid) launch(ctx context.Context, p *proc, l launch) error {
 	defer far.Close()
 	sandbox := l.order.Sandbox != nil
 	p.cmd = stageCommand(p.out, l, far)
-	c.thread.do(func() {
-		if l.group != nil && l.group.unified != "" {
-			var dir *os.File
-			if dir, err = os.Open(l.group.unified); err != nil {
-				return
-			}
-			defer dir.Close()
-			p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
-		}
-		err = p.cmd.Start()
-	})
+	c.thread.do(func() { err = l.group.start(p.cmd) })
 	if err != nil {
 		control.Close()
 		return fmt.Errorf("run sandbox stage: %w", err)
@@ -213,17 +204,14 @@ func (c *Capsid) launch(ctx context.Context, p *proc, l launch) error {
 	if !sandbox {
 		p.kill = func() error { return killKept(control, p.done, direct) }
 	}
-	if l.group != nil {
-		err = l.group.move(p.PID())
+	if !l.order.Probe { // while the stage comes into being
+		var forget func()
+		if forget, err = c.remember(p.PID(), l.program, !sandbox, l.group.folders()); err == nil {
+			p.after = append(p.after, forget)
+		}
 	}
 	if err == nil {
 		err = give(ctx, control, l.order, heard)
-	}
-	if err == nil && !l.order.Probe {
-		var forget func()
-		if forget, err = c.remember(p.PID(), l.order.Path, !sandbox, l.group.folders()); err == nil {
-			p.after = append(p.after, forget)
-		}
 	}
 	go p.watch()
 	if err != nil {
@@ -240,7 +228,7 @@ func (c *Capsid) launch(ctx context.Context, p *proc, l launch) error {
 func stageCommand(out io.Writer, l launch, control *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{stage.Name}
-	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"} // it has next to nothing to do
+	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=containermaxprocs=0"} // it has next to nothing to do
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.ExtraFiles = append([]*os.File{l.link, control}, l.mounts...)

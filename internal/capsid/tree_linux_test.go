@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -140,6 +141,11 @@ func TestKilledNode(t *testing.T) {
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if es, _ := os.ReadDir(state); len(es) == 1 { // the program may be up before its record is written
 				break
+			}
+		}
+		if es, _ := os.ReadDir(state); len(es) == 1 {
+			if r, err := readRecord(filepath.Join(state, es[0].Name())); err != nil || r.Path != victimPath(t) {
+				t.Errorf("on record is %q, %v", r.Path, err)
 			}
 		}
 		_ = node.Process.Kill()
