@@ -98,8 +98,8 @@ func TestFindCgroups(t *testing.T) {
 func TestGroupFiles(t *testing.T) {
 	l := Limits{Memory: 64 << 20, CPU: 1.5, Procs: 100}.withDefaults()
 	for rung, want := range map[Rung]string{
-		RungV2: "memory.max=75497472 memory.swap.max=0 memory.oom.group=1 pids.max=108 cpu.max=150000 100000",
-		RungV1: "memory.limit_in_bytes=75497472 memory.memsw.limit_in_bytes=75497472 pids.max=108 cpu.cfs_period_us=100000 cpu.cfs_quota_us=150000",
+		RungV2: "memory.max=75497472 memory.swap.max=0 memory.oom.group=1 pids.max=112 cpu.max=150000 100000",
+		RungV1: "memory.limit_in_bytes=75497472 memory.memsw.limit_in_bytes=75497472 pids.max=112 cpu.cfs_period_us=100000 cpu.cfs_quota_us=150000",
 	} {
 		var got []string
 		for _, c := range controllers {

@@ -49,6 +49,17 @@ func gone(t *testing.T, token string) {
 	}
 }
 
+// three waits until a tree is complete: itself, child, runaway grandchild. For a
+// moment after exec a process has no arguments.
+func three(t *testing.T, token string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); len(processes(t, token)) != 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("processes: %v", processes(t, token))
+		}
+	}
+}
+
 func token(t *testing.T) string {
 	return fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), time.Now().UnixNano())
 }
@@ -58,9 +69,7 @@ func TestKillEndsTheTree(t *testing.T) {
 		out, name := newLog(), token(t)
 		p := start(t, newCapsid(t), Spec{Args: []string{"tree", name}, Log: out, Isolation: iso})
 		out.await(t, "up")
-		if n := len(processes(t, name)); n != 3 { // itself, child, runaway grandchild
-			t.Fatalf("%d processes", n)
-		}
+		three(t, name)
 		if err := p.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -135,9 +144,7 @@ func TestKilledNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		out.await(t, "up")
-		if n := len(processes(t, name)); n != 3 {
-			t.Errorf("%d processes", n)
-		}
+		three(t, name)
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if es, _ := os.ReadDir(state); len(es) == 1 { // the program may be up before its record is written
 				break

@@ -30,7 +30,7 @@ const (
 
 // Threads is how many processes and threads a stage itself has at most, beside
 // the program's, where the two are counted together.
-const Threads = 8
+const Threads = 12
 
 // How much of two quotas of its user a program in a sandbox may take.
 const (

@@ -29,7 +29,7 @@ func main() {
 		return
 	case "idle":
 		fmt.Println("up")
-		time.Sleep(20 * time.Second)
+		time.Sleep(10 * time.Minute)
 		return
 	}
 	for _, table := range []map[string]attack{files, others, network, kernel, bombs, lives, link} {
