@@ -81,7 +81,7 @@ func (c *Capsid) launch(ctx context.Context, p *proc, l launch) error {
 func stageCommand(out io.Writer, l launch, control *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{stage.Name}
-	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=containermaxprocs=0"} // it has next to nothing to do
+	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=off", "GODEBUG=containermaxprocs=0"} // it has next to nothing to do
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.ExtraFiles = append([]*os.File{l.link, control}, l.mounts...)

@@ -50,6 +50,8 @@ func obey(o Order, control *os.File, heard *json.Decoder) error {
 	// Nor the keys of the session that the node was started in. Where this is
 	// refused, the program's own attempts at keys are refused as well.
 	_, _, _ = syscall.RawSyscall(syscall.SYS_KEYCTL, keyctlJoinSession, 0, 0)
+	k := &keeper{order: o, reports: json.NewEncoder(control), heard: heard, started: make(chan struct{}), done: make(chan error)}
+	listening := k.listen() // on other processors, while this one makes the file tree
 	expose := sacrifice()
 	if o.Sandbox != nil {
 		// The thread that this runs on need not be the one that the node made.
@@ -63,8 +65,7 @@ func obey(o Order, control *os.File, heard *json.Decoder) error {
 	} else if err := prctl(prSetChildSubreaper, 1); err != nil {
 		return fmt.Errorf("adopt orphans: %w", err)
 	}
-	k := &keeper{order: o, reports: json.NewEncoder(control), heard: heard, started: make(chan struct{}), done: make(chan error)}
-	k.listen()
+	listening.Wait()
 	for _, l := range o.Rlimits {
 		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.N, Max: l.N}); err != nil {
 			return fmt.Errorf("limit %s to %d: %w", l.What, l.N, err)

@@ -40,7 +40,7 @@ var unharmed = []syscall.Signal{
 // listen begins to hear the node and signals, and to reap. Each goroutine has a
 // thread of its own from the beginning: a program that makes as many processes
 // as it may would leave none to be made later.
-func (k *keeper) listen() {
+func (k *keeper) listen() *sync.WaitGroup {
 	if k.order.Sandbox != nil {
 		for _, s := range unharmed {
 			setDefault(s)
@@ -48,7 +48,7 @@ func (k *keeper) listen() {
 	}
 	heard := make(chan os.Signal, 64)
 	signal.Notify(heard, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	var ready sync.WaitGroup
+	ready := new(sync.WaitGroup)
 	for _, work := range []func(){
 		func() {
 			for s := range heard {
@@ -81,7 +81,7 @@ func (k *keeper) listen() {
 			work()
 		}()
 	}
-	ready.Wait()
+	return ready
 }
 
 func (k *keeper) signal(s syscall.Signal) {
