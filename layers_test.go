@@ -17,7 +17,7 @@ const module = "cell.network/cell"
 // imports only from lower lines; a new package needs a place here, and a
 // reason to be a package.
 var layers = [][]string{
-	{"internal/identity", "internal/home", "internal/frame", "internal/ops", "internal/journal", "internal/sim"},
+	{"internal/identity", "internal/home", "internal/frame", "internal/ops", "internal/journal", "internal/sim", "internal/capsid/stage"},
 	{"internal/record", "internal/membrane", "internal/autonomic"},
 	{"internal/host", "internal/swim"},
 	{"internal/pheromone", "internal/pulse", "internal/kad", "internal/axon", "internal/capsid"},

@@ -141,6 +141,7 @@ type process struct {
 
 func (x *process) Link() membrane.Link { return x.link }
 func (x *process) PID() int            { return x.pid }
+func (x *process) Rung() capsid.Rung   { return capsid.RungNone }
 func (x *process) Enforced() []string  { return nil }
 func (x *process) NotEnforced() []string {
 	return []string{"it is a simulation"}
@@ -155,6 +156,9 @@ func (x *process) Kill() error {
 	x.kill()
 	return nil
 }
+
+// Terminate is as [process.Kill]: a simulated program has no handler.
+func (x *process) Terminate() error { return x.Kill() }
 
 func pair() (net.Conn, net.Conn, error) {
 	a, b := sim.Pipe()

@@ -8,11 +8,9 @@ import (
 	"time"
 
 	"cell.network/cell/bench/report"
-	"cell.network/cell/internal/capsid"
 )
 
 func TestMain(m *testing.M) {
-	capsid.Init()
 	if isReplica() {
 		os.Exit(replicaMain())
 	}

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"cell.network/cell/bench/report"
-	"cell.network/cell/internal/capsid"
 )
 
 // parts are what children of this program are started as.
@@ -35,7 +34,6 @@ var parts = map[string]report.Part{
 }
 
 func main() {
-	capsid.Init()
 	if isReplica() {
 		os.Exit(replicaMain())
 	}

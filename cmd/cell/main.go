@@ -5,11 +5,8 @@ package main
 import (
 	"context"
 	"os"
-
-	"cell.network/cell/internal/capsid"
 )
 
 func main() {
-	capsid.Init() // where this process is a sandbox's first one, it goes no further
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

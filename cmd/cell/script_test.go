@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"cell.network/cell/internal/capsid"
 	"cell.network/cell/internal/frame"
 	"cell.network/cell/internal/home"
 	"cell.network/cell/internal/node"
@@ -24,7 +23,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	capsid.Init() // the sandbox starts this very program again
 	testscript.Main(m, map[string]func(){"cell": main})
 }
 

@@ -3,15 +3,18 @@
 // started.
 //
 // On Linux, where user namespaces are to be had, a program gets a root of its
-// own that holds nothing but /tmp, /proc and three devices, no network, no
-// capabilities and process number 1: when it ends, all that it started ends,
-// and when its node is killed, it is killed too. Where they are not to be had a
-// keeper, a small process between node and program, does the ending, and
-// nothing is hidden from the program. Elsewhere a process group has to do.
-// [Proc.Enforced] and [Proc.NotEnforced] say what holds for each program.
+// own that holds nothing but its folders, /proc and three devices, no network,
+// no capabilities, and a process 1 that tends it: when the program ends, all
+// that it started ends, and when its node is killed, it is killed too. Landlock
+// and a filter of system calls refuse the same things a second time. Where
+// there are no namespaces they alone do, and a keeper, a small process between
+// node and program, does the ending. Control groups hold the limits where the
+// node may make some. Elsewhere a process group has to do.
+// [Proc.Enforced] and [Proc.NotEnforced] say what holds for each program, and
+// [Capsid.Probe] what this system has.
 //
-// Both stages between node and program are the node's own executable, run
-// again: main must call [Init] before anything else.
+// The process between node and program is the node's own executable, run
+// again: package stage sees to that by being imported here.
 package capsid
 
 import (
@@ -29,13 +32,6 @@ import (
 	"cell.network/cell/internal/membrane"
 )
 
-// Defaults of [Limits].
-const (
-	DefaultProcs   = 512
-	DefaultFiles   = 1024
-	DefaultScratch = 64 << 20
-)
-
 // startTimeout is how long a program may take to come into being, where the
 // context of Start sets no earlier deadline.
 const startTimeout = 20 * time.Second
@@ -51,27 +47,6 @@ const (
 	None                  // not at all; it only ends with its node
 )
 
-// Limits bound what a program uses. A zero field takes its default.
-type Limits struct {
-	Memory  int64 // bytes; a Go program is told to keep to it, and each process is refused much more; default: no limit
-	Procs   int   // processes and threads at once; default [DefaultProcs]; in a sandbox only
-	Files   int   // open descriptors of each process; default [DefaultFiles]
-	Scratch int64 // bytes under /tmp, which are memory; default [DefaultScratch]; in a sandbox only
-}
-
-func (l Limits) withDefaults() Limits {
-	if l.Procs == 0 {
-		l.Procs = DefaultProcs
-	}
-	if l.Files == 0 {
-		l.Files = DefaultFiles
-	}
-	if l.Scratch == 0 {
-		l.Scratch = DefaultScratch
-	}
-	return l
-}
-
 // Spec says what to start.
 type Spec struct {
 	Path      string    // the program, an absolute path
@@ -80,18 +55,30 @@ type Spec struct {
 	Log       io.Writer // takes standard output and error, one Write at a time; nil discards them
 	Limits    Limits
 	Isolation Isolation
+	Data      string // a folder that is the program's, at /cell/data in a sandbox; "": memory, in a sandbox only
+	Binds     []Bind // what else of the machine it sees; outside of a sandbox as far as Landlock goes
+	Loopback  bool   // a network of its own with 127.0.0.1 and nobody else, instead of none; in a sandbox only
+}
+
+// Bind shows a file or folder of the machine, an absolute path, at another
+// absolute path of the sandbox.
+type Bind struct {
+	From, To string
+	Write    bool // default: to read and execute only
 }
 
 // Proc is a running program with all that it started.
 type Proc interface {
 	// Link leads to descriptor 3 of the program. Whoever called Start closes it.
 	Link() membrane.Link
-	// PID is the process that stands for the program: itself in a sandbox, its keeper otherwise.
+	// PID is the process that stands for the program: the one between it and the node.
 	PID() int
 	// Wait returns when the whole tree has ended and its output has been
 	// written: nil for exit status 0, else an error such as "exit status 3" or
 	// "signal: killed". Any number of callers may wait.
 	Wait() error
+	// Terminate asks the program to end, by SIGTERM. It does not wait.
+	Terminate() error
 	// Kill ends the whole tree at once. It does not wait, and is no error
 	// after the end.
 	Kill() error
@@ -99,6 +86,8 @@ type Proc interface {
 	// cannot be kept from.
 	Enforced() []string
 	NotEnforced() []string
+	// Rung is what holds its limits.
+	Rung() Rung
 }
 
 // Starter starts programs; [Capsid] does it with real processes.
@@ -117,11 +106,13 @@ type Config struct {
 
 // Capsid starts programs and knows those that run. It is safe for concurrent use.
 type Capsid struct {
-	dir    string
-	thread thread
+	dir     string
+	thread  thread
+	system  system
+	without map[string]bool // guards to leave out, for tests: each attack must succeed without its own
 
 	probeOnce sync.Once
-	probed    error // why there is no sandbox here; written by probeOnce
+	support   Support // written by probeOnce
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -151,8 +142,11 @@ func (c *Capsid) Start(ctx context.Context, s Spec) (Proc, error) {
 		return nil, err
 	}
 	s.Limits = s.Limits.withDefaults()
-	if set := func(v string) bool { return strings.HasPrefix(v, "GOMEMLIMIT=") }; s.Limits.Memory > 0 && !slices.ContainsFunc(s.Env, set) {
-		s.Env = append(slices.Clone(s.Env), fmt.Sprintf("GOMEMLIMIT=%d", s.Limits.Memory))
+	for _, hint := range hints(s.Limits) {
+		name, _, _ := strings.Cut(hint, "=")
+		if !slices.ContainsFunc(s.Env, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
+			s.Env = append(slices.Clone(s.Env), hint)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

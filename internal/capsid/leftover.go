@@ -35,10 +35,12 @@ type running struct {
 	process
 	Path string `json:"path"`
 	Kept bool   `json:"kept"` // the process is a keeper, to be asked first
+
+	Groups []string `json:"groups,omitempty"` // folders of its control groups
 }
 
 // remember records a process that runs and returns what takes it back.
-func (c *Capsid) remember(pid int, path string, kept bool) (forget func(), err error) {
+func (c *Capsid) remember(pid int, path string, kept bool, groups []string) (forget func(), err error) {
 	if c.dir == "" {
 		return func() {}, nil
 	}
@@ -46,7 +48,7 @@ func (c *Capsid) remember(pid int, path string, kept bool) (forget func(), err e
 	if err != nil {
 		return func() {}, nil //nolint:nilerr // it has ended: there is nothing to record
 	}
-	b, err := json.Marshal(running{p, path, kept})
+	b, err := json.Marshal(running{p, path, kept, groups})
 	if err != nil {
 		return func() {}, err
 	}

@@ -7,12 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"cell.network/cell/internal/capsid/stage"
 	"golang.org/x/sys/unix"
 )
 
 // identify says which process has a number now.
 func identify(pid int) (process, error) {
-	st, err := readStat(pid)
+	st, err := stage.ReadStat(pid)
 	if err != nil {
 		return process{}, err
 	}
@@ -20,12 +21,13 @@ func identify(pid int) (process, error) {
 	if err != nil {
 		return process{}, fmt.Errorf("read boot id: %w", err)
 	}
-	return process{PID: pid, Start: st.start, Boot: strings.TrimSpace(string(boot))}, nil
+	return process{PID: pid, Start: st.Start, Boot: strings.TrimSpace(string(boot))}, nil
 }
 
-// end ends a recorded process if it is still the one on record, and waits for
-// its end. was reports whether it was.
+// end ends a recorded process if it is still the one on record, waits for its
+// end, and removes its control groups. was reports whether it was.
 func end(r running) (was bool, err error) {
+	defer removeGroups(r.Groups)
 	if r.PID <= 1 {
 		return false, nil
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+
+	"cell.network/cell/internal/capsid/stage"
 )
 
 func TestReap(t *testing.T) {
@@ -24,7 +26,7 @@ func TestReap(t *testing.T) {
 	defer c.Close()
 	record := func(cmd *exec.Cmd, kept bool, change func(*running)) {
 		t.Helper()
-		if _, err := c.remember(cmd.Process.Pid, cmd.Path, kept); err != nil {
+		if _, err := c.remember(cmd.Process.Pid, cmd.Path, kept, nil); err != nil {
 			t.Fatal(err)
 		}
 		file := filepath.Join(state, strconv.Itoa(cmd.Process.Pid))
@@ -62,7 +64,7 @@ func TestReap(t *testing.T) {
 		t.Errorf("reaped %v, want %v", got, want)
 	}
 	for _, cmd := range []*exec.Cmd{stranger, before} {
-		if st, err := readStat(cmd.Process.Pid); err != nil || st.zombie {
+		if st, err := stage.ReadStat(cmd.Process.Pid); err != nil || st.Zombie {
 			t.Error("killed a stranger")
 		}
 	}

@@ -16,14 +16,14 @@ import (
 
 // Variables by which the tests run themselves again, as somebody else.
 const (
-	envVictim = "CAPSID_TEST_VICTIM" // path of the built victim
-	envExpect = "CAPSID_TEST_EXPECT" // "sandbox" or "keeper": what Auto must come to
-	envForbid = "CAPSID_TEST_FORBID" // forbid user namespaces first
-	envNode   = "CAPSID_TEST_NODE"   // be a node that starts the victim: its isolation
+	envVictim  = "CAPSID_TEST_VICTIM"  // path of the built victim
+	envHostile = "CAPSID_TEST_HOSTILE" // of the hostile program
+	envExpect  = "CAPSID_TEST_EXPECT"  // "sandbox" or "keeper": what Auto must come to
+	envForbid  = "CAPSID_TEST_FORBID"  // forbid user namespaces first
+	envNode    = "CAPSID_TEST_NODE"    // be a node that starts the victim: its isolation
 )
 
 func TestMain(m *testing.M) {
-	Init()
 	if os.Getenv(envForbid) != "" {
 		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
 			fmt.Println("forbid user namespaces:", err)
@@ -36,26 +36,42 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// victim builds testdata/victim once.
-var victim = sync.OnceValues(func() (string, error) {
-	if v := os.Getenv(envVictim); v != "" {
-		return v, nil
-	}
-	dir, err := os.MkdirTemp("", "capsid") // left to the system: other users and processes need it
+// victim and hostile build the programs of testdata once.
+var (
+	victim  = program("victim", envVictim)
+	hostile = program("hostile", envHostile)
+)
+
+func program(name, given string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		if path := os.Getenv(given); path != "" {
+			return path, nil
+		}
+		dir, err := os.MkdirTemp("", "capsid") // left to the system: other users and processes need it
+		if err != nil {
+			return "", err
+		}
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return "", err
+		}
+		path := filepath.Join(dir, name)
+		cmd := exec.Command("go", "build", "-o", path, "./testdata/"+name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+		return path, nil
+	})
+}
+
+func hostilePath(t *testing.T) string {
+	t.Helper()
+	v, err := hostile()
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "victim")
-	cmd := exec.Command("go", "build", "-o", path, "./testdata/victim")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build victim: %w\n%s", err, out)
-	}
-	return path, nil
-})
+	return v
+}
 
 func victimPath(t *testing.T) string {
 	t.Helper()
@@ -137,12 +153,12 @@ func hasSandbox(t *testing.T) bool {
 	t.Helper()
 	c := New(Config{})
 	defer c.Close()
-	err := c.probe()
-	if want := os.Getenv(envExpect); want != "" && (want == "sandbox") != (err == nil) {
-		t.Fatalf("want %s here, probe says %v", want, err)
+	why := c.Probe().Sandbox
+	if want := os.Getenv(envExpect); want != "" && (want == "sandbox") != (why == "") {
+		t.Fatalf("want %s here, Probe says %q", want, why)
 	}
-	if err != nil {
-		t.Logf("no sandbox here: %v", err)
+	if why != "" {
+		t.Logf("no sandbox here: %s", why)
 	}
-	return err == nil
+	return why == ""
 }

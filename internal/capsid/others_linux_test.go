@@ -16,7 +16,7 @@ func TestAsOthers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
-	again := func(t *testing.T, expect string, attr *syscall.SysProcAttr, env ...string) {
+	again := func(t *testing.T, expect, more string, attr *syscall.SysProcAttr, env ...string) {
 		t.Parallel()
 		tmp, err := os.MkdirTemp("", "capsid")
 		if err != nil {
@@ -26,9 +26,9 @@ func TestAsOthers(t *testing.T) {
 		if err := os.Chmod(tmp, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command("/proc/self/exe", "-test.timeout=60s", "-test.run=Exit|StartErrors|Sandbox|processes|Link|Tree|KilledNode|Reap|Serve")
+		cmd := exec.Command("/proc/self/exe", "-test.timeout=60s", "-test.run=Exit|StartErrors|Sandbox|processes|Link|Tree|KilledNode|Reap|Serve"+more)
 		cmd.Dir = "/"
-		cmd.Env = append(os.Environ(), "TMPDIR="+tmp, envVictim+"="+victimPath(t), envExpect+"="+expect)
+		cmd.Env = append(os.Environ(), "TMPDIR="+tmp, envVictim+"="+victimPath(t), envHostile+"="+hostilePath(t), envExpect+"="+expect)
 		cmd.Env = append(cmd.Env, env...)
 		cmd.SysProcAttr = attr
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -39,7 +39,7 @@ func TestAsOthers(t *testing.T) {
 		if !hasSandbox(t) {
 			t.Skip("this test as a whole is such a run")
 		}
-		again(t, "keeper", &syscall.SysProcAttr{
+		again(t, "keeper", "", &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER, // in one of its own it may forbid itself further ones
 			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
@@ -53,13 +53,13 @@ func TestAsOthers(t *testing.T) {
 		if hasSandbox(t) {
 			expect = "sandbox"
 		}
-		again(t, expect, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}})
+		again(t, expect, "|Attack|Terminate|Reasons", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}})
 	})
 	t.Run("nobody without user namespaces", func(t *testing.T) {
 		if os.Getuid() != 0 || !hasSandbox(t) {
 			t.Skip("needs root and user namespaces")
 		}
-		again(t, "keeper", &syscall.SysProcAttr{
+		again(t, "keeper", "|Attack|Terminate|Reasons", &syscall.SysProcAttr{
 			Cloneflags:                 syscall.CLONE_NEWUSER,
 			UidMappings:                []syscall.SysProcIDMap{{ContainerID: 1000, HostID: nobody, Size: 1}},
 			GidMappings:                []syscall.SysProcIDMap{{ContainerID: 1000, HostID: nobody, Size: 1}},

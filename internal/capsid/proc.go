@@ -22,9 +22,16 @@ type proc struct {
 	out         *output
 	enforced    []string
 	notEnforced []string
-	forget      func()       // drops the record for Reap
-	kill        func() error // system dependent; called once
+	rung        Rung
+	limits      Limits
+	kill        func() error // system dependent, as is the rest; called once
+	terminate   func() error
 	status      func() (syscall.WaitStatus, error)
+	outOfMemory func() bool // nil: not known
+	after       []func()    // once it has ended
+
+	mu     sync.Mutex
+	reason string // why it was ended, guarded by mu
 
 	killOnce sync.Once
 	killErr  error
@@ -37,6 +44,8 @@ func (p *proc) Link() membrane.Link   { return p.link }
 func (p *proc) PID() int              { return p.cmd.Process.Pid }
 func (p *proc) Enforced() []string    { return p.enforced }
 func (p *proc) NotEnforced() []string { return p.notEnforced }
+func (p *proc) Rung() Rung            { return p.rung }
+func (p *proc) Terminate() error      { return p.terminate() }
 
 func (p *proc) Wait() error {
 	<-p.done
@@ -54,6 +63,24 @@ func (p *proc) Kill() error {
 	return p.killErr
 }
 
+// condemn kills the program for a reason that Wait then gives.
+func (p *proc) condemn(reason string) {
+	p.mu.Lock()
+	if p.reason == "" {
+		p.reason = reason
+	}
+	p.mu.Unlock()
+	_ = p.Kill()
+}
+
+// finish lets go of what only a running program needs.
+func (p *proc) finish() {
+	for i := len(p.after) - 1; i >= 0; i-- {
+		p.after[i]()
+	}
+	p.after = nil
+}
+
 // watch waits for the end. It is the only caller of cmd.Wait.
 func (p *proc) watch() {
 	err := p.cmd.Wait()
@@ -62,7 +89,10 @@ func (p *proc) watch() {
 	}
 	status, statusErr := p.status()
 	p.out.flushNote()
-	p.forget()
+	if p.outOfMemory != nil && p.outOfMemory() {
+		p.condemn("it used more than its " + bytesText(p.limits.Memory) + " of memory")
+	}
+	p.finish()
 	switch {
 	case err != nil:
 		p.err = fmt.Errorf("wait for program: %w", err)
@@ -71,6 +101,11 @@ func (p *proc) watch() {
 	default:
 		p.err = statusError(status)
 	}
+	p.mu.Lock()
+	if p.reason != "" && p.err != nil {
+		p.err = fmt.Errorf("%w: %s", p.err, p.reason)
+	}
+	p.mu.Unlock()
 	close(p.done)
 }
 

@@ -29,11 +29,11 @@ func TestSandbox(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	for what, want := range map[string]any{
-		"pid": 1., "processes": 1.,
-		"args":              []any{"/cell", "look", "around"},
+		"processes":         2., // the one that tends it is process 1
+		"args":              []any{"/cell/bin", "look", "around"},
 		"env":               []any{"A=b"},
-		"root":              []any{"dev", "proc", "tmp"},
-		"dev":               []any{"null", "urandom", "zero"},
+		"root":              []any{"cell", "dev", "proc", "tmp"},
+		"dev":               []any{"fd", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero"},
 		"read /etc/passwd":  false,
 		"write /x":          false,
 		"write /tmp/x":      true,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -13,9 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Init must be the first statement of main in every program that starts others
-// with a [Capsid]. On this system it does nothing.
-func Init() {}
+// system is what a Capsid has on this system.
+type system struct{}
+
+// Probe says what this system has.
+func (c *Capsid) Probe() Support {
+	return Support{Sandbox: "there is none on this system", Rung: RungNone, Missing: []string{
+		"namespaces, control groups, Landlock and a filter of system calls: this system has none",
+	}}
+}
 
 // start runs the program in a process group of its own. s.Limits is not used:
 // nothing here can set the limits of another process.
@@ -28,11 +35,12 @@ func (c *Capsid) start(ctx context.Context, s Spec) (*proc, error) {
 		return nil, err
 	}
 	defer end.Close()
-	p := &proc{link: link, out: newOutput(s.Log), done: make(chan struct{}), forget: func() {}}
+	p := &proc{link: link, out: newOutput(s.Log), done: make(chan struct{}), rung: RungNone, limits: s.Limits}
 	p.enforced = []string{"ends with its process group"}
 	p.notEnforced = []string{
 		"there is no sandbox on this system",
 		"processes that leave the group, or outlive a node that was killed, do not end",
+		"the folder of its data is not bounded",
 		"files, network, processes, CPU and memory are those of the node's user, without limits",
 	}
 	p.cmd = exec.Command(s.Path, s.Args...)
@@ -43,6 +51,12 @@ func (c *Capsid) start(ctx context.Context, s Spec) (*proc, error) {
 	p.cmd.WaitDelay = outputGrace
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.status = p.commandStatus
+	p.terminate = func() error {
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return fmt.Errorf("ask program to end: %w", err)
+		}
+		return nil
+	}
 	p.kill = func() error {
 		if err := syscall.Kill(-p.PID(), syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("kill program: %w", err)
@@ -54,9 +68,9 @@ func (c *Capsid) start(ctx context.Context, s Spec) (*proc, error) {
 		link.Close()
 		return nil, err
 	}
-	forget, err := c.remember(p.PID(), s.Path, false)
+	forget, err := c.remember(p.PID(), s.Path, false, nil)
 	if err == nil {
-		p.forget = forget
+		p.after = append(p.after, forget)
 	}
 	go p.watch()
 	if err != nil {

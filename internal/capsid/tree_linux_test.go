@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"cell.network/cell/internal/capsid/stage"
 )
 
 // processes finds all processes that have token among their arguments.
@@ -25,7 +28,7 @@ func processes(t *testing.T, token string) (pids []int) {
 			continue
 		}
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if st, err := readStat(pid); err == nil && !st.zombie && bytes.Contains(b, []byte(token)) {
+		if st, err := stage.ReadStat(pid); err == nil && !st.Zombie && bytes.Contains(b, []byte(token)) {
 			pids = append(pids, pid)
 		}
 	}
@@ -46,6 +49,17 @@ func gone(t *testing.T, token string) {
 	}
 }
 
+// three waits until a tree is complete: itself, child, runaway grandchild. For a
+// moment after exec a process has no arguments.
+func three(t *testing.T, token string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); len(processes(t, token)) != 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("processes: %v", processes(t, token))
+		}
+	}
+}
+
 func token(t *testing.T) string {
 	return fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), time.Now().UnixNano())
 }
@@ -55,9 +69,7 @@ func TestKillEndsTheTree(t *testing.T) {
 		out, name := newLog(), token(t)
 		p := start(t, newCapsid(t), Spec{Args: []string{"tree", name}, Log: out, Isolation: iso})
 		out.await(t, "up")
-		if n := len(processes(t, name)); n != 3 { // itself, child, runaway grandchild
-			t.Fatalf("%d processes", n)
-		}
+		three(t, name)
 		if err := p.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -132,12 +144,15 @@ func TestKilledNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		out.await(t, "up")
-		if n := len(processes(t, name)); n != 3 {
-			t.Errorf("%d processes", n)
-		}
+		three(t, name)
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if es, _ := os.ReadDir(state); len(es) == 1 { // the program may be up before its record is written
 				break
+			}
+		}
+		if es, _ := os.ReadDir(state); len(es) == 1 {
+			if r, err := readRecord(filepath.Join(state, es[0].Name())); err != nil || r.Path != victimPath(t) {
+				t.Errorf("on record is %q, %v", r.Path, err)
 			}
 		}
 		_ = node.Process.Kill()

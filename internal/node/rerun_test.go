@@ -85,6 +85,8 @@ func (x *versionProc) Enforced() []string    { return nil }
 func (x *versionProc) NotEnforced() []string { return nil }
 func (x *versionProc) Wait() error           { <-x.done; return x.exit }
 func (x *versionProc) Kill() error           { x.kill(); return nil }
+func (x *versionProc) Terminate() error      { return x.Kill() }
+func (x *versionProc) Rung() capsid.Rung     { return capsid.RungNone }
 
 func machineWith(t *testing.T, k KeyRing, p *versions) *Node {
 	t.Helper()

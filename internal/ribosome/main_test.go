@@ -10,13 +10,11 @@ import (
 	"sync"
 	"testing"
 
-	"cell.network/cell/internal/capsid"
 	"cell.network/cell/internal/identity"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	capsid.Init()
 	goleak.VerifyTestMain(m)
 }
 
