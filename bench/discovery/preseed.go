@@ -6,9 +6,10 @@ import (
 	"time"
 	"unsafe"
 
-	"cell.network/cell/internal/kad"
 	"cell.network/cell/internal/record"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p-kbucket/peerdiversity"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
@@ -17,6 +18,9 @@ import (
 // preseed fills the routing tables as if the network had been up for long, the
 // same as those of the stock hosts, and what membership tells the DHT.
 func (all *ourHosts) preseed() error {
+	// Every node looks around once at its start: with a full table each would
+	// then be connected to half of the others before the first question.
+	time.Sleep(time.Second)
 	infos := make([]peer.AddrInfo, len(all.hosts))
 	ids := make([]peer.ID, len(all.hosts))
 	for i := range all.hosts {
@@ -26,25 +30,32 @@ func (all *ourHosts) preseed() error {
 		}
 		infos[i], ids[i] = info, info.ID
 	}
-	routers := make([]*dht.IpfsDHT, len(all.hosts))
+	routers := make([]*kb.RoutingTable, len(all.hosts))
 	for i, h := range all.hosts {
-		r, err := router(h.node.Kad())
+		router, err := field[*dht.IpfsDHT](h.node.Kad(), "dht")
 		if err != nil {
 			return err
 		}
-		routers[i] = r
+		routers[i] = (*router).RoutingTable()
+		// The filter of whom a table takes asks where a peer is connected from.
+		filter, err := field[*peerdiversity.Filter](routers[i], "df")
+		if err != nil {
+			return err
+		}
+		was := *filter
+		*filter = nil
+		defer func() { *filter = was }()
 	}
 	tables(all.setup, ids, func(i, j int) {
 		all.hosts[i].node.Host().Peerstore().AddAddrs(ids[j], infos[j].Addrs, peerstore.PermanentAddrTTL)
-		_, _ = routers[i].RoutingTable().TryAddPeer(ids[j], true, true)
+		_, _ = routers[i].TryAddPeer(ids[j], true, true)
 	})
 	return all.introduce()
 }
 
-// introduce has every host know of all others by membership, as it does after
-// a while in any network of some thousands.
+// introduce has every host know of all others by membership, as it does after a
+// while in any network of some thousands. By now each has said where it is.
 func (all *ourHosts) introduce() error {
-	time.Sleep(time.Second) // until each has said where it is
 	contacts := make([]record.Contact, len(all.hosts))
 	for i, h := range all.hosts {
 		if contacts[i] = h.node.Pulse().OwnContact(); contacts[i].Raw != nil {
@@ -67,14 +78,14 @@ func (all *ourHosts) introduce() error {
 	return nil
 }
 
-// router reaches into a Kad for its routing table: no program but a simulation
-// has a reason to fill it other than by talking to peers.
-func router(k *kad.Kad) (*dht.IpfsDHT, error) {
-	f := reflect.ValueOf(k).Elem().FieldByName("dht")
-	if !f.IsValid() || f.Type() != reflect.TypeFor[*dht.IpfsDHT]() {
-		return nil, fmt.Errorf("preseed: package kad keeps its routing table elsewhere")
+// field reaches into a struct: no program but a simulation has a reason to fill
+// a routing table other than by talking to peers.
+func field[T, S any](of *S, name string) (*T, error) {
+	f := reflect.ValueOf(of).Elem().FieldByName(name)
+	if !f.IsValid() || f.Type() != reflect.TypeFor[T]() {
+		return nil, fmt.Errorf("preseed: %T keeps what it knows elsewhere", of)
 	}
-	return *(**dht.IpfsDHT)(unsafe.Pointer(f.UnsafeAddr())), nil
+	return (*T)(unsafe.Pointer(f.UnsafeAddr())), nil
 }
 
 // requests is not counted by our nodes yet.
