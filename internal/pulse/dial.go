@@ -234,7 +234,7 @@ func (p *Pulse) connect(k identity.Key, t *target) bool {
 	if err != nil {
 		return false
 	}
-	if !p.serve(k, s, true) {
+	if !p.serve(k, s, true, nil) {
 		_ = s.Reset()
 		return false
 	}

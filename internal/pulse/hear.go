@@ -12,14 +12,14 @@ import (
 // hear acts on a message. It returns false where the stream is to be closed.
 func (p *Pulse) hear(l *link, m message) bool {
 	p.mu.Lock()
-	if p.links[l.key] != l {
+	if l.old != nil && !p.followLocked(l) || p.links[l.key] != l && !l.moved {
 		p.mu.Unlock()
 		return false // replaced
 	}
 	now := time.Now()
 	l.heard = now
-	if !l.linked {
-		l.linked = true
+	if !l.linked && !l.moved {
+		l.linked, l.counted = true, true
 		p.members.Linked(l.key, now)
 		p.stirLocked()
 	}

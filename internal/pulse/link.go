@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
@@ -52,7 +53,12 @@ type link struct {
 
 	// Guarded by pulse.mu.
 	heard   time.Time                     // when it last said something
-	linked  bool                          // it has said something: membership was told
+	linked  bool                          // it has said something
+	counted bool                          // membership was told of this stream, or of the one that it followed
+	old     *link                         // that it follows as soon as the neighbour says something on it; else nil
+	moved   bool                          // another one has followed, and is the link
+	moving  chan struct{}                 // closed when another one, that was tried, has ended; nil where none is
+	again   time.Time                     // when to try the next one
 	life    uint64                        // incarnation of the node that was known when the stream began
 	welcome bool                          // rows are exchanged with it
 	deaf    time.Time                     // until then its rows are not looked at
@@ -100,15 +106,16 @@ func (p *Pulse) accept(s network.Stream) {
 		_ = s.Reset()
 		return
 	}
-	if !p.serve(key, s, false) {
+	if !p.serve(key, s, false, nil) {
 		_ = s.ResetWithError(network.StreamResourceLimitExceeded)
 	}
 }
 
-// serve uses a stream until it ends, or returns false at once.
-func (p *Pulse) serve(key identity.Key, s network.Stream, ours bool) bool {
+// serve uses a stream until it ends, or returns false at once. Where it is to
+// follow another one it does so when it has proven to work.
+func (p *Pulse) serve(key identity.Key, s network.Stream, ours bool, old *link) bool {
 	now := time.Now()
-	l := &link{pulse: p, key: key, id: s.Conn().RemotePeer(), stream: s, ours: ours, since: now, wake: make(chan struct{}, 1),
+	l := &link{pulse: p, key: key, id: s.Conn().RemotePeer(), stream: s, ours: ours, old: old, since: now, wake: make(chan struct{}, 1),
 		unsent: [][]byte{nil}, // says that this end is there
 		pace:   pace{rate: readRate, burst: readBurst, at: now}, heard: now,
 		has: make(map[identity.Key]record.Order), due: make(map[identity.Key]struct{}), late: make(map[identity.Key]struct{}), asks: make(map[tag]record.Order)}
@@ -118,14 +125,23 @@ func (p *Pulse) serve(key identity.Key, s network.Stream, ours bool) bool {
 	defer p.work.Done()
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	context.AfterFunc(ctx, func() { _ = s.Reset() })
+	spare := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	wrote := make(chan struct{})
 	go func() {
 		defer close(wrote)
 		l.write(ctx)
 	}()
 	l.read(ctx)
-	p.leave(l)
+	if next, moved := p.leave(l); moved {
+		<-wrote // all that there is to say
+		if spare() {
+			_ = s.Close()
+		}
+		if next != nil {
+			<-next // this node opened it: to who dialled it is the same
+		}
+		return true
+	}
 	select {
 	case <-p.leaving: // the writer says goodbye, or p.ctx ends
 	default:
@@ -135,7 +151,8 @@ func (p *Pulse) serve(key identity.Key, s network.Stream, ours bool) bool {
 	return true
 }
 
-// enter makes a stream the link to its node, unless there is a better one.
+// enter makes a stream the link to its node, unless there is a better one, or
+// it is to follow one and has not proven to work.
 func (p *Pulse) enter(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,18 +161,28 @@ func (p *Pulse) enter(l *link) bool {
 		return false
 	default:
 	}
+	if l.old == nil && !p.seatLocked(l) {
+		return false
+	}
+	p.work.Add(1)
+	return true
+}
+
+// seatLocked makes a stream the link to its node, unless there is a better one.
+func (p *Pulse) seatLocked(l *link) bool {
 	old, known := p.links[l.key]
 	switch {
 	case l.key == p.self, !known && p.fullLocked(l.key) && !(p.guestLocked(l.key) && p.roomLocked(l.since)):
 		return false
 	case known && old.ours != l.ours && p.prefers(old) && l.since.Sub(old.since) < crossing:
 		return false
+	case known && old.relayed() && !l.relayed():
+		p.succeedLocked(old, l)
 	case known:
 		p.partLocked(old)
 		_ = old.stream.Reset() // its reader leaves
 	}
 	p.links[l.key] = l
-	p.work.Add(1)
 	if m, ok := p.members.Member(l.key); ok {
 		l.life = m.Contact.Order.Incarnation
 	}
@@ -235,12 +262,15 @@ func (p *Pulse) welcomeLocked(l *link) {
 	p.valueLocked(l)
 }
 
-func (p *Pulse) leave(l *link) {
+// leave ends a stream's use. It returns whether another one has followed it, and
+// what is closed when that one ends, where this node opened it.
+func (p *Pulse) leave(l *link) (next <-chan struct{}, moved bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.links[l.key] == l { // else it was replaced, or had to make room
 		p.forgetLocked(l)
 	}
+	return l.moving, l.moved
 }
 
 // forgetLocked draws the conclusions of a stream's end.
@@ -249,7 +279,7 @@ func (p *Pulse) forgetLocked(l *link) {
 	p.host.ConnManager().Unprotect(l.id, managed)
 	p.host.ConnManager().UntagPeer(l.id, managed)
 	t := p.targets[l.key]
-	if !l.linked && t != nil && t.asked {
+	if !l.counted && t != nil && t.asked {
 		p.members.Failed(l.key, time.Now())
 		p.stirLocked()
 	}
@@ -264,7 +294,7 @@ func (p *Pulse) partLocked(l *link) {
 	if l.welcome {
 		p.told = false
 	}
-	if l.linked {
+	if l.counted {
 		p.members.Unlinked(l.key, time.Now())
 		p.stirLocked()
 	}
@@ -337,6 +367,9 @@ func (l *link) read(ctx context.Context) {
 		m, err := readMessage(l.stream)
 		if errors.Is(err, errWire) {
 			l.pulse.cfg.OnRefused(l.key, ReasonMessage)
+		}
+		if err == io.EOF && l.pulse.followed(l) {
+			return
 		}
 		if err != nil || !l.pulse.hear(l, m) {
 			_ = l.stream.Reset()

@@ -423,6 +423,7 @@ func (p *Pulse) tend(now time.Time, all bool) {
 	p.aimLocked(targets, now)
 	p.knockLocked(entries, now)
 	p.dialLocked(now)
+	p.moveLocked(now)
 }
 
 // askLocked asks a neighbour about the nodes that were not heard of for half of
