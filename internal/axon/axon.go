@@ -6,7 +6,9 @@
 // the other. The callee knows the caller by the key that the connection
 // proved. A request with an empty target is answered by axon itself with an
 // empty body: a ping. A lane that the callee has no room for is reset with
-// libp2p's code for an exceeded limit before anything on it is executed.
+// libp2p's code for an exceeded limit before anything on it is executed. Lanes
+// over a relay are given up, when the calls on them have ended, as soon as there
+// is a direct connection.
 //
 // Opening a stream for every request costs seven times the CPU of a frame on a
 // lane (BenchmarkEcho, 64 callers, both ends: 55 µs against 7 µs), most of it
@@ -85,7 +87,9 @@ func New(h *host.Host, network identity.Network, c Config) *Axon {
 // the loss of the lane. addrs are binary multiaddrs at which to dial the node
 // where there is no connection. Every error is a [*frame.Error]: with NotSent,
 // Version or Overloaded it was not executed and may be tried elsewhere; with
-// Unavailable nobody can know.
+// Unavailable nobody can know. While the node is reached over a relay alone, a
+// request that is more than a relay passes on is TooLarge, and one that is more
+// than the relay has left is NotSent.
 func (a *Axon) Call(ctx context.Context, to identity.Key, addrs [][]byte, r frame.Request) (frame.Response, error) {
 	resp, _, err := a.call(ctx, to, addrs, r)
 	return resp, err
@@ -109,6 +113,10 @@ func (a *Axon) call(ctx context.Context, to identity.Key, addrs [][]byte, r fram
 			return frame.Response{}, 0, err
 		}
 		began := time.Now()
+		if err := p.admit(l, r); err != nil {
+			p.put(l, began, false)
+			return frame.Response{}, 0, err
+		}
 		resp, err := l.conn.Call(ctx, r)
 		took := time.Since(began)
 		p.put(l, began.Add(took), l.conn.Err() == nil && ctx.Err() == nil)

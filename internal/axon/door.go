@@ -83,7 +83,11 @@ func (d *door) accept(s network.Stream) {
 	ctx, stop := context.WithCancel(d.axon.ctx)
 	in := &inward{Stream: s, guest: g, ctx: ctx, stop: stop}
 	v := &visit{active: time.Now()}
-	v.conn = frame.NewConn(in, frame.Config{Handler: g.serve})
+	serve := frame.Handler(g.serve)
+	if s.Conn().Stat().Limited {
+		serve = answers(s.Conn(), serve)
+	}
+	v.conn = frame.NewConn(in, frame.Config{Handler: serve})
 	d.lanes[v] = struct{}{}
 	if d.draining {
 		over, cancel := context.WithCancel(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cell.network/cell/internal/frame"
@@ -42,9 +43,13 @@ type remote struct {
 
 // lane is a stream to a node with requests on it.
 type lane struct {
-	conn  *frame.Conn
-	users int       // calls under way; guarded by remote.mu
-	used  time.Time // when the last call ended; guarded by remote.mu
+	axon    *Axon
+	conn    *frame.Conn
+	stream  *outward  // that conn is on
+	relayed bool      // goes over a relay
+	users   int       // calls under way; guarded by remote.mu
+	used    time.Time // when the last call ended; guarded by remote.mu
+	handed  int64     // what stream.written will be when the requests are, if relayed; guarded by remote.mu
 }
 
 // opening is an attempt to open a lane, for everyone who waits for it.
@@ -54,16 +59,19 @@ type opening struct {
 }
 
 // pick returns the lane with the fewest calls in flight, for put to give back.
-// It waits only where there is none.
+// It waits only where there is none, or none but superseded ones.
 func (p *remote) pick(ctx context.Context, addrs [][]byte) (*lane, error) {
 	for range openings {
-		l, next := p.choose(addrs)
+		l, next := p.choose(addrs, false)
 		if l != nil {
 			return l, nil
 		}
 		select {
 		case <-next.done:
 			if next.err != nil {
+				if l, _ := p.choose(addrs, true); l != nil {
+					return l, nil // better than nothing
+				}
 				return nil, refuse(frame.NotSent, "%v", next.err)
 			}
 		case <-ctx.Done():
@@ -73,17 +81,24 @@ func (p *remote) pick(ctx context.Context, addrs [][]byte) (*lane, error) {
 	return nil, refuse(frame.NotSent, "the node ends every lane at once")
 }
 
-func (p *remote) choose(addrs [][]byte) (*lane, *opening) {
+// choose returns a lane, or what is being opened. Lanes over a relay count only
+// while there is no direct connection, unless old ones will do.
+func (p *remote) choose(addrs [][]byte, old bool) (*lane, *opening) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.buryLocked()
 	var best *lane
+	open := 0
 	for _, l := range p.lanes {
+		if !old && l.superseded() {
+			continue
+		}
+		open++
 		if best == nil || l.users < best.users {
 			best = l
 		}
 	}
-	if (best == nil || best.users >= spread && len(p.lanes) < p.axon.cfg.Lanes) && p.opening == nil {
+	if !old && (best == nil || best.users >= spread && open < p.axon.cfg.Lanes) && p.opening == nil {
 		p.openLocked(addrs)
 	}
 	if best != nil {
@@ -101,6 +116,31 @@ func (p *remote) put(l *lane, now time.Time, answered bool) {
 	l.used = now
 	if answered {
 		p.heard = now
+	}
+	if l.relayed {
+		if l.users == 0 {
+			l.handed = l.stream.written.Load()
+		}
+		p.retireLocked()
+	}
+}
+
+// retireLocked closes the lanes over a relay that have no calls any more, where
+// there is one over a direct connection. A call is under way, so the axon still
+// waits for its work.
+func (p *remote) retireLocked() {
+	var old []*lane
+	for _, l := range p.lanes {
+		if l.users == 0 && l.superseded() {
+			old = append(old, l)
+		}
+	}
+	if len(old) == 0 || !slices.ContainsFunc(p.lanes, func(l *lane) bool { return !l.superseded() && l.conn.Err() == nil }) {
+		return
+	}
+	p.lanes = slices.DeleteFunc(p.lanes, func(l *lane) bool { return slices.Contains(old, l) })
+	for _, l := range old {
+		p.axon.work.Go(func() { l.conn.Close() })
 	}
 }
 
@@ -121,12 +161,13 @@ func (p *remote) buryLocked() {
 	}
 }
 
-// closeIdle closes the lanes that nobody has used since before; all if before is zero.
+// closeIdle closes the lanes that nobody has used since before, and unused ones
+// that are superseded; all if before is zero.
 func (p *remote) closeIdle(before time.Time) {
 	p.mu.Lock()
 	var idle []*lane
 	for _, l := range p.lanes {
-		if before.IsZero() || l.users == 0 && l.used.Before(before) {
+		if before.IsZero() || l.users == 0 && (l.used.Before(before) || l.superseded()) {
 			idle = append(idle, l)
 		}
 	}
@@ -158,6 +199,7 @@ func (p *remote) openLocked(addrs [][]byte) {
 		default:
 			p.axon.host.ConnManager().Protect(p.id, protected)
 			p.lanes = append(p.lanes, l)
+			p.retireLocked()
 		}
 		p.opening = nil
 		close(o.done)
@@ -176,11 +218,15 @@ func (p *remote) open(addrs [][]byte) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lane{conn: frame.NewConn(&outward{s}, frame.Config{}), used: time.Now()}, nil
+	out := &outward{Stream: s, relayed: s.Conn().Stat().Limited}
+	return &lane{axon: p.axon, conn: frame.NewConn(out, frame.Config{}), stream: out, relayed: out.relayed, used: time.Now()}, nil
 }
 
 // judge tells a lane that the callee never took from one that was lost.
 func (l *lane) judge(err error) error {
+	if errors.Is(err, errNotSent) {
+		return l.mourn(err)
+	}
 	if !errors.Is(err, &frame.Error{Code: frame.Unavailable}) {
 		return err
 	}
@@ -190,24 +236,37 @@ func (l *lane) judge(err error) error {
 	case errors.Is(cause, msmux.ErrNotSupported[protocol.ID]{}):
 		return refuse(frame.Version, "the node does not take requests of this network and version")
 	case !errors.As(cause, &reset) || !reset.Remote:
-		return err
+		return l.mourn(err)
 	case reset.ErrorCode == network.StreamProtocolNegotiationFailed:
 		return refuse(frame.Version, "the node does not take requests of this network and version")
 	case reset.ErrorCode == network.StreamResourceLimitExceeded:
 		return refuse(frame.Overloaded, "the node has no room for another lane")
 	}
-	return err
+	return l.mourn(err)
 }
 
 // outward is the caller's end of a lane.
-type outward struct{ network.Stream }
+type outward struct {
+	network.Stream
+	relayed bool
+	written atomic.Int64 // bytes, if relayed
+}
 
 // Write fails when the peer takes nothing for too long.
 func (s *outward) Write(b []byte) (int, error) {
 	if err := s.SetWriteDeadline(time.Now().Add(allowance(len(b)))); err != nil {
 		return 0, err
 	}
-	return s.Stream.Write(b)
+	if !s.relayed {
+		return s.Stream.Write(b)
+	}
+	for done := 0; ; {
+		n, err := s.Stream.Write(b[done:min(len(b), done+chunk)])
+		s.written.Add(int64(n))
+		if done += n; err != nil || done == len(b) {
+			return done, err
+		}
+	}
 }
 
 // Close gives the lane up at once: nobody waits for what is on it.

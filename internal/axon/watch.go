@@ -70,7 +70,7 @@ func (p *remote) probe() bool {
 	ctx, cancel := context.WithTimeout(p.axon.ctx, probeTime)
 	defer cancel()
 	if s, err := p.axon.host.Open(ctx, p.id, p.axon.proto); err == nil {
-		c := frame.NewConn(&outward{s}, frame.Config{})
+		c := frame.NewConn(&outward{Stream: s}, frame.Config{})
 		defer c.Close()
 		_, _ = c.Call(ctx, frame.Request{})
 	}
