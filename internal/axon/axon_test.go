@@ -247,6 +247,7 @@ func TestLostLane(t *testing.T) {
 	}
 	err := <-lost
 	wantCode(t, err, frame.Unavailable) // it was being served: nobody can know
+	until(t, "the connection is gone from the books", func() bool { return len(a.host.Network().ConnsToPeer(b.host.ID())) == 0 })
 	// The next call opens a lane anew and says nothing of it.
 	if got, err := a.Call(ctx, b.key(), b.addrs(), frame.Request{Target: "echo", Body: []byte("x")}); err != nil || string(got.Body) != "x" {
 		t.Errorf("after the loss: %q, %v", got.Body, err)
