@@ -13,12 +13,12 @@ import (
 // scene is what the attacks are directed at: a machine with a secret, a
 // neighbour and services, none of which a program was given.
 type scene struct {
-	secret, secretDir     string // a file that anybody may read, a folder that anybody may write
-	tcp, udp, at, path    string // services that answer
-	neighbour             string // among the arguments of another replica
-	highest               int    // number of a process
-	program               string // a copy of the hostile program that belongs to who runs it
-	scratch, capsuleFiles string // a folder that the attacker may write to: without the guards, and within
+	secret, secretDir  string // a file that anybody may read, a folder that anybody may write
+	tcp, udp, at, path string // services that answer
+	neighbour          string // among the arguments of another replica
+	highest            int    // number of a process
+	program            string // a copy of the hostile program that belongs to who runs it
+	scratch            string // a folder that the attacker may write to without the guards
 }
 
 // run has the hostile program try something and returns what it said, and how it ended.

@@ -73,7 +73,7 @@ func (v *volunteer) set(on bool) (changed bool, err error) {
 		circuitv2.WithReservationAddressFilter(func(a ma.Multiaddr) bool { return isQUIC(a) && Dialable(v.host.network, a) }),
 		circuitv2.WithResources(circuitv2.Resources{
 			Limit:          &circuitv2.RelayLimit{Duration: RelayTime, Data: RelayBytes},
-			ReservationTTL: relayPlaceLife, MaxReservations: relayPlaces, MaxReservationsPerPeer: 1,
+			ReservationTTL: relayPlaceLife, MaxReservations: relayPlaces,
 			MaxReservationsPerIP: relayPlacesPerIP, MaxReservationsPerASN: relayPlaces,
 			MaxCircuits: relayPerNode, BufferSize: relayBuffer,
 		}))

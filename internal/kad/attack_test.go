@@ -329,7 +329,6 @@ func TestAnnouncerMoves(t *testing.T) {
 		w.membership(w.nodes...)
 		owner := w.nodes[4]
 		w.put(owner, greeter, 1, time.Hour)
-		moved := lease(owner.key, greeter, 2, time.Now(), time.Hour)
 		o := record.Offer{Cell: greeter, State: record.StateAlive, Grant: grantTo(identity.Key{}, epoch), TTL: time.Hour,
 			Addrs: [][]byte{addr("/ip4/9.9.9.9/udp/9/quic-v1")}, Order: record.Order{Incarnation: 2}, Issued: time.Now()}
 		moved, err := record.SignLease(owner.key, testNet.ID(), o)

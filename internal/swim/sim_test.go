@@ -101,7 +101,6 @@ type node struct {
 	timer  time.Time
 	sent   int
 	noAddr bool // cannot be dialled
-	state  map[identity.Key]State
 }
 
 // pipe is one direction of a stream.
