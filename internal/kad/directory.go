@@ -52,20 +52,22 @@ type contact struct {
 	misses int                            // since it last answered
 	missed time.Time
 	heard  time.Time
+	spoke  bool // it has answered this node: it is not mere hearsay
 }
 
 func newDirectory() *directory {
 	return &directory{all: make(map[identity.Key]*contact), changed: make(chan struct{})}
 }
 
-// know takes in what membership says of a node. A full directory takes no more.
+// know takes in what membership says of a node. In a full directory the dead
+// give way; one full of the living takes no more.
 func (d *directory) know(key identity.Key, addrs [][]byte, server, alive bool, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.all[key]
 	if c == nil {
-		if len(d.all)-d.met >= maxMembers {
-			return
+		if !alive || len(d.all)-d.met >= maxMembers && !d.forgetDeadLocked() {
+			return // of a stranger's death nothing follows
 		}
 		id, err := host.PeerID(key)
 		if err != nil {
@@ -87,6 +89,17 @@ func (d *directory) know(key identity.Key, addrs [][]byte, server, alive bool, n
 	c.server = server
 	c.setDead(!alive)
 	d.placeLocked(c, was)
+}
+
+// forgetDeadLocked makes room for one more member: one that is dead goes.
+func (d *directory) forgetDeadLocked() bool {
+	for key, c := range d.all {
+		if c.member && c.dead {
+			delete(d.all, key)
+			return true
+		}
+	}
+	return false
 }
 
 func (c *contact) askable() bool { return c.server && !c.dead }
@@ -143,7 +156,7 @@ func (d *directory) answered(id peer.ID, addrs []ma.Multiaddr, rtt time.Duration
 		}
 	}
 	was := c.askable()
-	c.heard, c.misses = now, 0
+	c.heard, c.misses, c.spoke = now, 0, true
 	c.server = c.server || !c.member
 	d.placeLocked(c, was)
 	if rtt <= 0 {

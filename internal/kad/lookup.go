@@ -59,6 +59,7 @@ type candidate struct {
 	hops    int           // exchanges that led to it and to its answer
 	rtt     time.Duration // 0 unknown
 	warm    bool          // there is a connection
+	hearsay bool          // membership told of it, and it has never answered
 	suspect bool          // did not answer of late: asked when nobody else is left, and not waited for
 	state   progress
 	lists   int // of how many places it is remembered

@@ -131,12 +131,13 @@ func (k *Kad) hold(key identity.NameKey, raw []byte, from origin, now time.Time)
 }
 
 // far reports whether this node knows many that are closer than itself to every
-// place of a name.
+// place of a name. Whom it was only told of does not count: anybody can make
+// such up.
 func (k *Kad) far(key identity.NameKey, now time.Time) bool {
 	for _, p := range placesOf(key) {
 		closer := 0
 		for _, c := range k.closest(p, 2*Holders, now) {
-			if !c.suspect && c.at.to(p).compare(k.self.to(p)) < 0 {
+			if !c.suspect && !c.hearsay && c.at.to(p).compare(k.self.to(p)) < 0 {
 				closer++
 			}
 		}

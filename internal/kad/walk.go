@@ -74,7 +74,7 @@ func (k *Kad) candidate(p peer.AddrInfo, c contact, now time.Time) candidate {
 	if at == (place{}) {
 		at = placeOf(p.ID)
 	}
-	return candidate{AddrInfo: p, at: at, hops: 1, rtt: c.rtt, suspect: c.dead || c.suspect(now), warm: k.warm(p.ID)}
+	return candidate{AddrInfo: p, at: at, hops: 1, rtt: c.rtt, suspect: c.dead || c.suspect(now), hearsay: c.member && !c.spoke, warm: k.warm(p.ID)}
 }
 
 func (k *Kad) warm(p peer.ID) bool { return k.host.Network().Connectedness(p) == network.Connected }

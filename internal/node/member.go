@@ -76,6 +76,9 @@ func (n *Node) group(c record.Contact) string {
 // discovery hands it out or not.
 func (n *Node) member(c swim.Change) {
 	gone := c.Is.Gone()
+	if gone && c.Was == swim.Unknown {
+		return // a stranger's goodbye: nothing of it is known here
+	}
 	var addrs [][]byte
 	for _, a := range c.Contact.Addrs {
 		if n.host.DialableRaw(a) {
@@ -92,6 +95,8 @@ func (n *Node) member(c swim.Change) {
 		}
 		n.partnerEvent(journal.PeerDown, c.Node, text)
 		n.kick()
+	case c.Was == swim.Unknown: // membership may have forgotten that it was dead; discovery has not
+		n.mesh.Back(c.Node)
 	case !gone && c.Was.Gone():
 		n.mesh.Back(c.Node)
 		n.partnerEvent(journal.PeerUp, c.Node, "node "+c.Node.Short()+" is back")

@@ -18,7 +18,7 @@ const (
 	minWait     = time.Second
 	maxWait     = 30 * time.Second // between two tries
 
-	fewLinks   = 3               // streams below which entries are dialled
+	fewLinks   = 3               // streams of this node's own below which entries are dialled
 	knockEvery = 5 * time.Second // between two times
 )
 
@@ -129,7 +129,18 @@ func (p *Pulse) dropLocked(k identity.Key) {
 func (p *Pulse) lonely(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.links) < fewLinks && !now.Before(p.knocked)
+	return p.ownLinksLocked() < fewLinks && !now.Before(p.knocked)
+}
+
+// ownLinksLocked counts the streams that this node opened: those of others may
+// all be one stranger's, who wants to be all that it knows.
+func (p *Pulse) ownLinksLocked() (n int) {
+	for _, l := range p.links {
+		if l.ours {
+			n++
+		}
+	}
+	return n
 }
 
 // knockLocked dials some of the nodes through which the network can be met.
@@ -140,7 +151,7 @@ func (p *Pulse) knockLocked(entries []Target, now time.Time) {
 	p.knocked = now.Add(knockEvery)
 	entries = slices.Clone(entries)
 	p.rng.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
-	left := fewLinks - len(p.links)
+	left := fewLinks - p.ownLinksLocked()
 	for _, e := range entries {
 		if left <= 0 {
 			return

@@ -174,7 +174,7 @@ func (p *Pulse) present(now time.Time) {
 	same := p.contact.Raw != nil && o.Server == p.reach.Server && o.Relay == p.reach.Relay &&
 		slices.EqualFunc(o.Addrs, p.reach.Addrs, bytes.Equal)
 	age := now.Sub(p.contact.Issued)
-	if same && age < contactRefresh || p.contact.Raw != nil && age < contactGap {
+	if age > -contactGap && (same && age < contactRefresh || p.contact.Raw != nil && age < contactGap) { // below that the clock was set back
 		return
 	}
 	p.presentLocked(o, record.Order{}, now)

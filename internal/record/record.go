@@ -212,5 +212,14 @@ func Open(raw []byte, network identity.NetworkID, domain string, payload any) (H
 	}, nil
 }
 
+// PeekSigner returns who is said to have signed a record. Nothing is verified.
+func PeekSigner(raw []byte) (identity.Key, bool) {
+	var b body
+	if len(raw) <= identity.SignatureSize || len(raw) > MaxSize || decoding.Unmarshal(raw[identity.SignatureSize:], &b) != nil {
+		return identity.Key{}, false
+	}
+	return b.Signer, true
+}
+
 // maxTTL bounds any TTL; certificates are the longest-lived records.
 const maxTTL = 400 * 24 * time.Hour

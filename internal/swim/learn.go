@@ -29,11 +29,17 @@ func (d *Detector) learn(c *record.Contact, from *link, now time.Time) bool {
 		}
 		return false
 	}
-	if !(c.Left && m.state.live()) && !m.news.spend(newsRate, newsBurst, now) {
+	pays := &m.news
+	if m.state == Suspect || m.state == Dead {
+		pays = &m.refutals
+	}
+	if !(c.Left && m.state.live()) && !pays.spend(newsRate, newsBurst, now) {
 		return false
 	}
-	if !d.regroupable(m, c) {
-		d.refuse(i)
+	if !d.regroupable(m, c) { // there is no room where it is now; to hold on to where it was would be to bury it
+		d.refuse(i, now)
+		d.changes = append(d.changes, Change{c.Signer, m.state, Alive, *c})
+		d.remove(m)
 		return false
 	}
 	was, changed := m.state, says(m.contact, c)
@@ -76,15 +82,18 @@ func (d *Detector) meet(c *record.Contact, from *link, now time.Time) bool {
 		group = d.cfg.Group(*c)
 	}
 	if group != "" && d.groups[group] >= d.cfg.PerGroup && !d.evict(func(m *member) bool { return m.group == group }) {
-		d.refuse(idOf(c.Raw))
+		d.refuse(idOf(c.Raw), now)
 		return false
 	}
 	most := d.cfg.MaxMembers
+	if c.Left && len(d.order) >= most {
+		return false // a stranger's goodbye pushes nobody out
+	}
 	if d.links[c.Signer] != nil {
 		most += spare
 	}
 	if len(d.order) >= most && !d.evict(func(*member) bool { return true }) {
-		d.refuse(idOf(c.Raw))
+		d.refuse(idOf(c.Raw), now)
 		return false
 	}
 	m := &member{contact: c, id: idOf(c.Raw), group: group}

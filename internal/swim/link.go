@@ -16,12 +16,14 @@ const (
 	lag         = 250 * time.Millisecond // before contacts are named that the neighbour may get otherwise
 	verifyRate  = 50                     // contacts a second that are verified; others are ignored
 	verifyBurst = 4096 + spare           // of them at once: a whole table
-	bulkRate    = 1                      // long messages a second, to one neighbour
-	bulkBurst   = 160                    // of them at once: a whole table
-	maxQueue    = 1024                   // suspicions that wait to be sent
-	maxNamed    = 512                    // ids of a kind in one message
-	closing     = 10 * time.Second       // in which a stream ends after that was said
-	shunned     = 10 * time.Minute       // in which a node that said junk is not picked
+	rescueRate  = 20                     // the same, of suspects alone: no flood of others' contacts drowns their defence
+	rescueBurst = 64
+	bulkRate    = 1                // long messages a second, to one neighbour
+	bulkBurst   = 160              // of them at once: a whole table
+	maxQueue    = 1024             // suspicions that wait to be sent
+	maxNamed    = 512              // ids of a kind in one message
+	closing     = 10 * time.Second // in which a stream ends after that was said
+	shunned     = 10 * time.Minute // in which a node that said junk is not picked
 )
 
 // link is a stream to a neighbour.
@@ -36,6 +38,9 @@ type link struct {
 	warned time.Time // when it was told that it is taken for dead
 	verify pace
 	bulk   pace // of long messages to it
+
+	rescues  pace // of contacts of suspects, beyond verify
+	compares pace // of comparisons that it begins or goes on with
 
 	rtt    time.Duration // smoothed; 0 is unknown
 	nonce  uint64        // of the ping that is not answered yet, or 0
@@ -198,6 +203,13 @@ func (d *Detector) hear(l *link, m message, now time.Time) error {
 	return nil
 }
 
+// awaited reports whether a contact may be what clears its node of a suspicion.
+func (d *Detector) awaited(raw []byte) bool {
+	k, ok := record.PeekSigner(raw)
+	m := d.members[k]
+	return ok && m != nil && (m.state == Suspect || m.state == Dead)
+}
+
 // take verifies a contact, unless it is known.
 func (d *Detector) take(l *link, raw []byte, now time.Time) error {
 	i := idOf(raw)
@@ -210,13 +222,14 @@ func (d *Detector) take(l *link, raw []byte, now time.Time) error {
 		}
 		return nil
 	}
-	if _, no := d.refused[i]; no || slices.Contains(d.mine, i) || !l.verify.spend(verifyRate, verifyBurst, now) {
+	if d.useless(i, now) || slices.Contains(d.mine, i) ||
+		!l.verify.spend(verifyRate, verifyBurst, now) && !(d.awaited(raw) && l.rescues.spend(rescueRate, rescueBurst, now)) {
 		return nil
 	}
 	c, err := d.cfg.open(raw, now)
 	switch {
 	case errors.Is(err, record.ErrStale), errors.Is(err, record.ErrClock):
-		d.refuse(i)
+		d.refuse(i, now)
 		return nil
 	case err != nil:
 		return err

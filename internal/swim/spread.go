@@ -22,6 +22,9 @@ const (
 	compareSoon  = 3 * time.Second // after much was new
 	bulkTime     = 2 * time.Second // for which a neighbour sends its table, until more comes
 	small        = 16              // members, up to which a table is small
+
+	compareRate  = 2  // comparisons a second that are answered to one neighbour; each goes through the whole table
+	compareBurst = 64 // of them at once: a whole table, some times
 )
 
 // all is the reach of what all must know at once, unless that is much.
@@ -56,6 +59,9 @@ func (d *Detector) queue(l *link, m *member, full bool, now time.Time) {
 	}
 	if was, ok := l.queued[m]; ok && (was || !full) {
 		return
+	}
+	if most := 2 * (d.cfg.MaxMembers + spare); len(l.full) >= most || len(l.names) >= most {
+		return // it says again and again that it lacks what it has
 	}
 	l.queued[m] = full
 	if full {
@@ -98,10 +104,10 @@ func (d *Detector) named(l *link, m message, now time.Time) {
 			d.sooner(compareSoon, now)
 		}
 	}
-	if len(m.Buckets) > 0 {
+	if len(m.Buckets) > 0 && l.compares.spend(compareRate, compareBurst, now) {
 		d.differ(l, m.Buckets, now)
 	}
-	if m.About != 0 {
+	if m.About != 0 && l.compares.spend(compareRate, compareBurst, now) {
 		d.listed(l, m.About, ids(m.Holds), now)
 	}
 	if len(m.Contacts) > maxContacts/4 {
@@ -119,11 +125,18 @@ func (d *Detector) sooner(span time.Duration, now time.Time) {
 
 // want asks a neighbour for a contact, unless another one has just been asked.
 func (d *Detector) want(l *link, i id, now time.Time) {
-	if _, no := d.refused[i]; no || slices.Contains(d.mine, i) {
+	if d.useless(i, now) || slices.Contains(d.mine, i) || len(l.wants) >= maxWanted {
 		return
 	}
-	if at, ok := d.wanted[i]; ok && now.Sub(at) < wantAgain || !ok && len(d.wanted) >= maxWanted {
+	at, ok := d.wanted[i]
+	if ok && now.Sub(at) < wantAgain {
 		return
+	}
+	for old := range d.wanted { // of what others made up, perhaps: it is only kept so that nothing is asked for twice
+		if ok || len(d.wanted) < maxWanted {
+			break
+		}
+		delete(d.wanted, old)
 	}
 	d.wanted[i] = now
 	l.wants = append(l.wants, i)
@@ -162,27 +175,31 @@ func (d *Detector) compare(now time.Time) {
 // differ looks where tables differ. A neighbour that has nothing at a place is
 // sent everything; others are told what is here.
 func (d *Detector) differ(l *link, theirs []byte, now time.Time) {
-	ours := d.wireSums()
+	ours, empty := d.wireSums(), uint64(0)
 	for b := range buckets {
 		at := b * bucketSize
 		switch their, our := string(theirs[at:at+bucketSize]), string(ours[at:at+bucketSize]); {
 		case their == our:
 		case their == "\x00\x00\x00\x00":
-			d.inBucket(b, func(m *member) { d.queue(l, m, true, now) })
+			empty |= 1 << b
 		default:
 			l.about |= 1 << b
 			d.say(l)
 		}
 	}
+	d.inBuckets(empty, func(m *member) { d.queue(l, m, true, now) })
 }
 
-// inBucket goes through the live nodes of a bucket, this one included.
-func (d *Detector) inBucket(b int, do func(*member)) {
-	if d.me.contact != nil && !d.me.contact.Left && bucketOf(d.cfg.Self) == b {
+// inBuckets goes through the live nodes of some buckets, this one included.
+func (d *Detector) inBuckets(set uint64, do func(*member)) {
+	if set == 0 {
+		return
+	}
+	if d.me.contact != nil && !d.me.contact.Left && set>>bucketOf(d.cfg.Self)&1 == 1 {
 		do(d.me)
 	}
 	for _, m := range d.order {
-		if m.state.live() && bucketOf(m.contact.Signer) == b {
+		if m.state.live() && set>>bucketOf(m.contact.Signer)&1 == 1 {
 			do(m)
 		}
 	}
@@ -201,10 +218,12 @@ func (d *Detector) holdings(about *uint64, room int) (listed uint64, all []byte)
 		}
 	}
 	for b := range buckets {
+		if over := len(in[b])/idSize - maxNamed; over > 0 { // keys made to lie here: some of them, others next time
+			at := idSize * d.cfg.Rand.IntN(over+1)
+			in[b] = in[b][at : at+maxNamed*idSize]
+		}
 		switch {
 		case *about>>b&1 == 0:
-		case len(in[b]) > maxNamed*idSize: // keys made to lie here: no honest bucket is so full
-			*about &^= 1 << b
 		case len(all)+len(in[b]) <= min(room, maxNamed*idSize):
 			*about &^= 1 << b
 			listed |= 1 << b
@@ -231,15 +250,11 @@ func (d *Detector) listed(l *link, about uint64, theirs []id, now time.Time) {
 			}
 		}
 	}
-	for b := range buckets {
-		if about>>b&1 == 1 {
-			d.inBucket(b, func(m *member) {
-				if !has[m.id] {
-					d.queue(l, m, false, now)
-				}
-			})
+	d.inBuckets(about, func(m *member) {
+		if !has[m.id] {
+			d.queue(l, m, false, now)
 		}
-	}
+	})
 	if len(l.names) > 0 {
 		l.namesAt = now
 	}

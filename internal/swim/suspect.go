@@ -76,8 +76,16 @@ func (d *Detector) accuseTo(l *link, a accusal) {
 func (d *Detector) accused(l *link, a accusal, now time.Time) error {
 	i := id(a.ID)
 	if slices.Contains(d.mine, i) {
-		if a.Accuser == l.node && i == d.me.id && !d.slandered(l, now) {
-			return fmt.Errorf("%w: one suspicion too many, over a stream that works", ErrMessage)
+		switch {
+		case i != d.me.id: // refuted already: defend says so
+		case a.Accuser == l.node:
+			if !d.slandered(l, now) {
+				return fmt.Errorf("%w: one suspicion too many, over a stream that works", ErrMessage)
+			}
+		case !a.Accuser.Verify(accusalText(d.cfg.Network, i), a.Sig):
+			return fmt.Errorf("%w: suspicion by %s with a bad signature", ErrMessage, a.Accuser.Short())
+		case d.members[a.Accuser] == nil && !d.slandered(l, now):
+			return nil // keys are free: others, who do not know it either, do not listen to it
 		}
 		d.defend(l, i, now)
 		return nil
@@ -91,7 +99,7 @@ func (d *Detector) accused(l *link, a accusal, now time.Time) error {
 		return nil
 	case slices.Contains(m.accusers, a.Accuser) || len(m.accusers) > confirms || a.Accuser == d.cfg.Self:
 		return nil
-	case m.state == Alive && !m.news.has(newsRate, newsBurst, now):
+	case m.state == Alive && !m.refutals.has(newsRate, newsBurst, now):
 		return nil // its refutation would not be taken either
 	}
 	by := d.members[a.Accuser]

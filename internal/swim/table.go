@@ -13,7 +13,8 @@ import (
 const (
 	memory     = 24 * time.Hour // of nodes that are gone: contacts can be replayed for as long
 	spare      = 128            // members beyond MaxMembers, that streams lead to
-	maxRefused = 4096           // contacts that were refused and are not asked for again
+	maxRefused = 4096           // contacts that were refused and are not asked for again soon
+	refusedFor = 5 * time.Minute
 	sweepEvery = time.Minute
 )
 
@@ -49,6 +50,7 @@ type member struct {
 	tried     time.Time      // when a dial was last asked for
 
 	news     pace // of its contacts
+	refutals pace // of those that refute: however much it has said before
 	accusals pace // of its suspicions
 }
 
@@ -62,13 +64,13 @@ type table struct {
 	live     int
 	dead     int
 	groups   map[string]int
-	refused  map[id]struct{}
+	refused  map[id]time.Time // when
 	sum      id
 	sums     [buckets]uint32
 }
 
 func newTable() table {
-	return table{members: make(map[identity.Key]*member), ids: make(map[id]*member), groups: make(map[string]int), refused: make(map[id]struct{})}
+	return table{members: make(map[identity.Key]*member), ids: make(map[id]*member), groups: make(map[string]int), refused: make(map[id]time.Time)}
 }
 
 // bucketOf returns the bucket that a node is in.
@@ -178,12 +180,19 @@ func (t *table) replace(m *member, c *record.Contact) {
 	}
 }
 
-// refuse remembers that a contact is of no use.
-func (t *table) refuse(i id) {
+// refuse remembers that a contact is of no use now.
+func (t *table) refuse(i id, now time.Time) {
 	if len(t.refused) >= maxRefused {
 		clear(t.refused)
 	}
-	t.refused[i] = struct{}{}
+	t.refused[i] = now
+}
+
+// useless reports whether a contact was of no use a while ago: since then there
+// may be room for it, or a clock was set.
+func (t *table) useless(i id, now time.Time) bool {
+	at, no := t.refused[i]
+	return no && now.Sub(at) < refusedFor
 }
 
 // pace is a token bucket.
