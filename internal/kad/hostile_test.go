@@ -133,7 +133,7 @@ func TestHostileAnswers(t *testing.T) {
 		if counted < maxForged || counted > uint64(len(bad)-most+maxForged) {
 			t.Errorf("%d bad leases were counted", counted)
 		}
-		if stats[reasonAnswer] != 2 {
+		if n := stats[reasonAnswer]; n < 1 || n > 2 { // of two; the search may end before the second
 			t.Errorf("%d malformed answers were counted", stats[reasonAnswer])
 		}
 		time.Sleep(2 * time.Minute) // the slow one
