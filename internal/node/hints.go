@@ -31,6 +31,18 @@ const (
 	fewPeers   = 8                // below, the pause starts anew
 )
 
+// hintsClient follows a server that sends it elsewhere on itself only: the operator
+// named this one.
+var hintsClient = &http.Client{CheckRedirect: func(to *http.Request, via []*http.Request) error {
+	if from := via[0].URL; to.URL.Scheme != from.Scheme || to.URL.Host != from.Host {
+		return fmt.Errorf("it sends to %s", to.URL.Host)
+	}
+	if len(via) > 3 {
+		return errors.New("it sends from one place to the next")
+	}
+	return nil
+}}
+
 // hintSource is a spores.json that the operator named: where it is, and who must have signed it.
 type hintSource struct {
 	at     string // a path, or a URL of http or https: the signature protects it either way
@@ -61,6 +73,11 @@ func (s hintSource) remote() bool {
 // read returns the text as the source has it now.
 func (s hintSource) read(ctx context.Context) ([]byte, error) {
 	if !s.remote() {
+		if info, err := os.Stat(s.at); err != nil {
+			return nil, err
+		} else if !info.Mode().IsRegular() { // to open a pipe may take for ever
+			return nil, errors.New(s.at + " is no regular file")
+		}
 		f, err := os.Open(s.at)
 		if err != nil {
 			return nil, err
@@ -74,7 +91,7 @@ func (s hintSource) read(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := hintsClient.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -57,6 +57,13 @@ func TestHintsOverHTTP(t *testing.T) {
 		b, _ := os.ReadFile(n.hintsFile(source))
 		return string(b)
 	}
+	expired := func(life time.Duration) string {
+		text, err := record.SignHints(author, record.Hints{Network: n.net, Peers: []string{n.listen()[0]}}, now.Add(-life-2*record.MaxSkew), life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
 	first, second := sign(now.Add(-time.Hour)), sign(now)
 	for _, step := range []struct {
 		what   string
@@ -81,6 +88,22 @@ func TestHintsOverHTTP(t *testing.T) {
 		if got := kept(); got != step.kept {
 			t.Errorf("%s: kept %.60q", step.what, got)
 		}
+	}
+	// What was kept has expired: still nothing older takes its place.
+	if err := os.WriteFile(n.hintsFile(source), []byte(expired(time.Second)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, body = 200, first
+	if err := n.follow(context.Background(), source); !errors.Is(err, record.ErrOrder) {
+		t.Errorf("older hints after newer ones that have expired: %v", err)
+	}
+	elsewhere := httptest.NewServer(http.RedirectHandler(server.URL, http.StatusFound))
+	defer elsewhere.Close()
+	if err := n.follow(context.Background(), hintSource{elsewhere.URL, author.Public()}); err == nil || !strings.Contains(err.Error(), "sends to") {
+		t.Errorf("sent to another server: %v", err)
+	}
+	if err := n.follow(context.Background(), hintSource{"/dev/null", author.Public()}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("a device: %v", err)
 	}
 }
 

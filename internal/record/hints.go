@@ -83,6 +83,7 @@ func SignHints(key identity.Private, h Hints, now time.Time, life time.Duration)
 
 // OpenHints checks the text of a spores.json: its size, form, network,
 // signature by signer, and that it is in force at now, give or take [MaxSkew].
+// Good hints that are not in force come beside the error: older ones are still older.
 func OpenHints(text []byte, network identity.Network, signer identity.Key, now time.Time) (Hints, error) {
 	if len(text) > MaxHintsSize {
 		return Hints{}, fmt.Errorf("%w: hints of %d bytes, %d are allowed", ErrSize, len(text), MaxHintsSize)
@@ -120,8 +121,9 @@ func OpenHints(text []byte, network identity.Network, signer identity.Key, now t
 	case !signer.Verify(f.signed(), f.Signature):
 		return Hints{}, fmt.Errorf("%w of hints", ErrSignature)
 	}
+	h := Hints{Network: network, Signer: signer, Issued: issued, Expires: expires, Peers: f.Peers}
 	if err := (Header{Issued: issued, TTL: life}).window(now); err != nil {
-		return Hints{}, fmt.Errorf("hints: %w", err)
+		return h, fmt.Errorf("hints: %w", err)
 	}
-	return Hints{Network: network, Signer: signer, Issued: issued, Expires: expires, Peers: f.Peers}, nil
+	return h, nil
 }
