@@ -92,7 +92,7 @@ func (s *stranger) stream(d *daemon, protocol string) network.Stream {
 // put asks the node to hold a lease for others and returns why it does not.
 func (s *stranger) put(d *daemon, l record.Lease) (refused string) {
 	s.t.Helper()
-	st := s.stream(d, "lease/1")
+	st := s.stream(d, "lease/2")
 	defer st.Close()
 	key := l.Cell.Key(s.net.ID())
 	b, err := cbor.Marshal(map[int]any{1: 3, 2: key[:], 3: l.Raw})

@@ -180,7 +180,7 @@ func TestGarbageFromPeer(t *testing.T) {
 		append(frameHeader(frame.MaxBody), noise(1<<10)...),
 	}
 	protocols := []protocol.ID{
-		host.Protocol(s.net, "axon/1"), host.Protocol(s.net, "lease/1"), host.Prefix(s.net) + "/kad/1.0.0",
+		host.Protocol(s.net, "axon/1"), host.Protocol(s.net, "lease/2"), host.Protocol(s.net, "watch/1"), host.Protocol(s.net, "pulse/2"), host.Prefix(s.net) + "/kad/1.0.0",
 		"/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/no/such/protocol",
 	}
 	for _, p := range protocols {

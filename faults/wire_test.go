@@ -8,7 +8,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// writeSized sends a message with its length in front, as lease/1 has it.
+// writeSized sends a message with its length in front, as lease/2 has it.
 func writeSized(t *testing.T, w io.Writer, b []byte) {
 	t.Helper()
 	if _, err := w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {

@@ -77,7 +77,8 @@ func (l *LAN) handle(pkt []byte, from netip.AddrPort) {
 		} else {
 			err = l.tellsUs(raw, p.Kind, now)
 		}
-		if err != nil {
+		if err != nil { // perhaps a good lease in bad company: it has another chance soon
+			l.recent.note(raw, now.Add(sameAnswer-sameRound))
 			l.refuse(reason(err), from)
 		}
 	}
