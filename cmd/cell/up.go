@@ -128,5 +128,9 @@ func (a *app) banner(s node.Status) {
 		line("lan", "off: "+s.LAN.Note)
 	}
 	line("dht", strings.TrimSuffix(strconv.Itoa(s.DHT.Size)+" nodes, "+s.DHT.Note, ", "))
+	if s.Only && len(s.Listen) > 0 {
+		line("next", "others join with: cell up --network "+string(s.Network)+" --bootstrap "+s.Listen[0]+"   (no cells run here)")
+		return
+	}
 	line("next", "cell new greeter && cell run greeter   (in another terminal; Ctrl-C here ends the node)")
 }

@@ -24,8 +24,9 @@ type Status struct {
 	Author   identity.Key     `json:"author,omitzero"` // whom a bare name means
 	Colony   identity.Key     `json:"colony,omitzero"` // zero: the node is in none
 	Network  identity.Network `json:"network"`
-	Mode     string           `json:"mode"`   // one of the Mode constants
-	Listen   []string         `json:"listen"` // full multiaddrs, /p2p included
+	Mode     string           `json:"mode"`                     // one of the Mode constants
+	Only     bool             `json:"bootstrap_only,omitempty"` // no cells: a way into the network, and a relay
+	Listen   []string         `json:"listen"`                   // full multiaddrs, /p2p included
 	LAN      LANStatus        `json:"lan"`
 	DHT      DHTStatus        `json:"dht"`
 	Started  time.Time        `json:"started"`

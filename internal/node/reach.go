@@ -27,9 +27,12 @@ func (n *Node) hostConfig() host.Config {
 	c := host.Config{
 		Key: n.cfg.Key, Network: n.net, Listen: s.Listen, ListenPacket: n.cfg.ListenPacket,
 		NAT: n.cfg.NAT || !n.net.Private() && n.cfg.ListenPacket == nil || s.Reach.Public == host.Yes || s.Reach.Public == host.No ||
-			s.Reach.Relay == string(host.On),
+			s.Reach.Relay == string(host.On) || s.Only,
 		Announce: s.Reach.Announce, Relay: host.Choice(s.Reach.Relay),
 		Relays: n.relayPeers, Relayed: relayed, Changed: n.moves, Log: n.cfg.Log,
+	}
+	if s.Only && c.Relay == host.Auto { // that is what it is there for
+		c.Relay = host.On
 	}
 	c.PortMap = c.NAT && s.Reach.PortMap && n.cfg.ListenPacket == nil
 	if s.Reach.Public == host.Yes || s.Reach.Public == host.No {

@@ -27,7 +27,7 @@ func (n *Node) Status() Status {
 	n.mu.Unlock()
 	st := Status{
 		Version: n.cfg.Version, Protocol: Protocol, Node: n.self, Author: s.DefaultAuthor(n.cfg.Author),
-		Network: n.net, Mode: s.Mode, Listen: n.listen(), LAN: n.lanStatus(), DHT: DHTStatus{Size: n.kad.Size()},
+		Network: n.net, Mode: string(s.dhtMode()), Only: s.Only, Listen: n.listen(), LAN: n.lanStatus(), DHT: DHTStatus{Size: n.kad.Size()},
 		Started: n.started, Home: n.cfg.Home.Config, PID: os.Getpid(),
 	}
 	if certs.Member != nil {
