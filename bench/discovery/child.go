@@ -47,7 +47,7 @@ type scene func(s setup, figures map[string]figure) error
 
 // memoryLimit makes the collector of garbage work harder from there on: a
 // thousand nodes would take twice what they need.
-const memoryLimit = "GOMEMLIMIT=7GiB"
+const memoryLimit = "GOMEMLIMIT=9GiB"
 
 const sceneArg = "scene" // first argument of a child; the scene's name and the setup follow
 
@@ -132,6 +132,13 @@ func playScene() bool {
 		})
 	}}}, nil, nil)
 	return true
+}
+
+// phase tells whoever waits for a long scene how far it has come.
+func phase(s setup, what string) {
+	if !s.Short {
+		fmt.Fprintf(os.Stderr, "    %s after %.0f s of CPU\n", what, used().Seconds())
+	}
 }
 
 // used is the CPU time that the process has used; in a bubble, too.

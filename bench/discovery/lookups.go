@@ -134,12 +134,16 @@ func lookups(s setup, net finder, figures map[string]figure) error {
 	if f := figures[announced]; f.Samples == 0 {
 		return fmt.Errorf("no announcement succeeded: %s", f.Note)
 	}
+	phase(s, "announced")
 	figures[first], figures[full] = finding(net, who.some(n), owners, gap, func(i int) string { return name("cell", i) })
 	_, figures[nobody] = finding(net, who.some(n), nil, gap, func(i int) string { return name("nobody", i) })
+
+	phase(s, "found")
 
 	// Now the dead: all of these begin before anybody can have noticed.
 	net.kill(who.doom(deadShare, owners))
 	mixed(net, who, owners, vanished, figures)
+	phase(s, "found among the dying")
 	time.Sleep(time.Minute)
 	mixed(net, who, owners, dead, figures)
 	return nil

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"syscall"
 )
 
 // sizes of a network.
@@ -46,7 +47,7 @@ func main() {
 			*nodes = shortNodes
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	failed, err := measure(ctx, setup{Nodes: *nodes, Short: *short, Seed: *seed}, pattern, *file, os.Stdout)
 	if err != nil {

@@ -76,6 +76,7 @@ func newOurs(s setup, wires *sim.Network, join joinBy, last ...identity.Private)
 			return nil, fmt.Errorf("start node %d: %w", h.at, err)
 		}
 	}
+	phase(s, "nodes are up")
 	return all, nil
 }
 
@@ -181,6 +182,13 @@ func (all *ourHosts) kill(hosts []int) {
 		gone.Go(all.hosts[i].end)
 	}
 	gone.Wait()
+}
+
+func (all *ourHosts) requests() (n uint64) {
+	for _, h := range all.hosts {
+		n += h.node.Kad().Asked()
+	}
+	return n
 }
 
 func (all *ourHosts) close() {

@@ -87,6 +87,3 @@ func field[T, S any](of *S, name string) (*T, error) {
 	}
 	return (*T)(unsafe.Pointer(f.UnsafeAddr())), nil
 }
-
-// requests is not counted by our nodes yet.
-func (all *ourHosts) requests() uint64 { return 0 }

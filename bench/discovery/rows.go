@@ -14,4 +14,4 @@ const (
 const ms = time.Millisecond
 
 // rows are what this program reports, in this order.
-var rows = slices.Concat(lookupRows, crashRows, quietRows, leaveRows, restartRows, partitionRows, attackRows, forgedRows, natRows)
+var rows = slices.Concat(lookupRows, joinedRows, crashRows, quietRows, leaveRows, restartRows, partitionRows, attackRows, forgedRows, natRows)

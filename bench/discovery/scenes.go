@@ -11,6 +11,7 @@ import (
 var scenes = map[string]scene{
 	oursLookups:  lookupsOurs,
 	stockLookups: lookupsStock,
+	oursJoined:   joined,
 	oursCrashLAN: func(s setup, f map[string]figure) error { return crashOurs(s, newLAN(s), f) },
 	oursCrashWAN: func(s setup, f map[string]figure) error { return crashOurs(s, newWAN(s), f) },
 	membersCrashLAN: func(s setup, f map[string]figure) error {
