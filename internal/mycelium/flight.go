@@ -31,11 +31,15 @@ var errAbandoned = errors.New("nobody waits for this fetch any more")
 // do runs f once for all who call with the same key while it runs. f's context
 // ends when the last caller has gone; that one waits for f.
 func (s *flights) do(ctx context.Context, key string, progress func(Step), f func(context.Context, func(Step)) (Release, error)) (Release, error) {
+	if progress == nil {
+		progress = func(Step) {}
+	}
 	s.mu.Lock()
 	fl := s.all[key]
 	if fl == nil {
 		own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-		fl = &flight{cancel: cancel, done: make(chan struct{}), steps: make(map[*func(Step)]struct{})}
+		// Whoever begins it hears its first step.
+		fl = &flight{cancel: cancel, done: make(chan struct{}), steps: map[*func(Step)]struct{}{&progress: {}}}
 		if s.all == nil {
 			s.all = make(map[string]*flight)
 		}
@@ -52,9 +56,7 @@ func (s *flights) do(ctx context.Context, key string, progress func(Step), f fun
 	fl.callers++
 	s.mu.Unlock()
 	fl.telling.Lock()
-	if progress != nil {
-		fl.steps[&progress] = struct{}{}
-	}
+	fl.steps[&progress] = struct{}{}
 	fl.telling.Unlock()
 
 	var err error
