@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,7 @@ var goCache = sync.OnceValue(func() string {
 //
 //	exits CODE cell …      runs it and wants this exit code
 //	waitup                 waits until the node answers
+//	until PATTERN cell …   runs it until it succeeds and its stdout matches
 //	fakenode DIR           answers on the control socket from the files in DIR
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -53,6 +55,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":    exits,
 			"fakenode": fakeNode,
+			"until":    until,
 			"waitup":   waitUp,
 		},
 	})
@@ -76,10 +79,33 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// waitTime is how long a script waits for what a node does in its own time.
+const waitTime = 30 * time.Second
+
+// until is for what a command before it, or another node, has set going.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until PATTERN COMMAND …")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline := time.Now().Add(waitTime)
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no match for %q within %v: %v", args[0], waitTime, err)
+		}
+		time.Sleep(pause)
+	}
+}
+
 func waitUp(ts *testscript.TestScript, neg bool, args []string) {
 	h, err := home.At(ts.Getenv("CELL_HOME"))
 	ts.Check(err)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(waitTime); ; time.Sleep(10 * time.Millisecond) {
 		c, err := node.Dial(h)
 		if err == nil {
 			_, err = c.Status(context.Background())
