@@ -8,13 +8,13 @@ import (
 	"cell.network/cell/internal/identity"
 )
 
-// MaxFloor is how many (node, cell) and (author, name) pairs a [Floor] remembers.
+// MaxFloor is how many nodes, (node, cell) and (author, name) pairs a [Floor] remembers.
 const MaxFloor = 1 << 16
 
-// Floor remembers the highest order seen of every lease and grant, so that an
-// old record, though well signed, is refused. The zero Floor is ready to use;
-// it forgets the pair that it has not met for longest when it is full. It is
-// safe for concurrent use.
+// Floor remembers the highest order seen of every lease and grant, and in which
+// life every node is, so that an old record, though well signed, is refused. The
+// zero Floor is ready to use; when it is full it forgets what it has not met for
+// longest. It is safe for concurrent use.
 type Floor struct {
 	mu    sync.Mutex
 	seen  map[floorKey]*list.Element
@@ -29,7 +29,7 @@ type Floor struct {
 
 type floorKey struct {
 	signer identity.Key
-	cell   identity.Cell // of a grant: the author and the grant's name
+	cell   identity.Cell // of a grant: the author and the grant's name; of a life: zero
 }
 
 type floorEntry struct {
@@ -38,7 +38,8 @@ type floorEntry struct {
 }
 
 // Admit raises the floor to l, or fails with [ErrOrder] where l or its grant is
-// below it. A lease equal to the floor is admitted: fresh is false then.
+// below it, or l is of a former life of its node. A lease equal to the floor is
+// admitted: fresh is false then.
 func (f *Floor) Admit(l Lease) (fresh bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -50,10 +51,14 @@ func (f *Floor) Admit(l Lease) (fresh bool, err error) {
 	if c > 0 {
 		return false, fmt.Errorf("%w: lease of %s by %s", ErrOrder, l.Cell.Short(), l.Signer.Short())
 	}
+	if f.overLocked(l) {
+		return false, fmt.Errorf("%w: %s has begun anew since", ErrOrder, l.Signer.Short())
+	}
 	if l.Seed == nil {
 		f.raiseLocked(grant, l.Grant.Order)
 	}
 	f.raiseLocked(lease, l.Order)
+	f.beganLocked(l.Header, l.Order.Incarnation)
 	return c < 0, nil
 }
 

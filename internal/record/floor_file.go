@@ -15,14 +15,15 @@ import (
 	"cell.network/cell/internal/identity"
 )
 
-// floorMagic begins a floor's file. What follows is for each pair, the one not
-// met for longest first:
+// floorMagic begins a floor's file. What follows is for each pair or node, the
+// one not met for longest first:
 //
 //	32 bytes  signer
 //	32 bytes  author of the cell
 //	 1 byte   length of the name, then the name; of a grant for all names 0
 //	 8 bytes  incarnation, big endian
-//	 8 bytes  sequence, big endian
+//	 8 bytes  sequence, big endian; of a node's life when the first record seen
+//	          of it was signed, in Unix milliseconds, and the cell is zero
 //
 // and at the end 32 bytes SHA-256 of all before.
 const floorMagic = "cell-floor 1\n"
