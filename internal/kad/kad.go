@@ -105,6 +105,10 @@ type Config struct {
 	// Resolve looks up /dnsaddr names. Default: the system's DNS.
 	Resolve func(context.Context, ma.Multiaddr) ([]ma.Multiaddr, error)
 
+	// OnStored is told of every lease and tombstone that this node comes to hold,
+	// its own included. It must not block. Default: nobody is told.
+	OnStored func(record.Lease)
+
 	// OnRefused is told a word for everything that is refused: leases, requests,
 	// answers. It must not block. Default: nobody is told; see Stats.
 	OnRefused func(reason string)
@@ -236,7 +240,8 @@ func (k *Kad) Size() int { return max(k.dht.RoutingTable().Size(), k.dir.size())
 // Known says what membership knows of a node: its binary multiaddrs, whether it
 // serves the DHT, and whether it is alive. A dead node is not asked, and its
 // leases are neither handed out nor found until it is alive again, it puts one
-// itself, or one appears that is newer than those that were there.
+// itself, or one appears that is newer than those that were there. Those of
+// which Config.Floor knows that their node's life is over stay hidden.
 func (k *Kad) Known(node identity.Key, addrs [][]byte, server, alive bool) {
 	if node == k.host.Key() {
 		return

@@ -47,7 +47,7 @@ func (k *Kad) Search(ctx context.Context, cell identity.Cell) iter.Seq2[Found, e
 			}
 			return true
 		}
-		if !take(k.store.get(key, start, k.dir.dead), 0, identity.Key{}) {
+		if !take(k.store.get(key, start, k.hidden), 0, identity.Key{}) {
 			return
 		}
 		places := k.placesOf(key)

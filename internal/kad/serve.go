@@ -67,7 +67,7 @@ func (k *Kad) respond(s network.Stream, r request) answer {
 			a = answer{Code: codeRefused, Reason: reason}
 		}
 	case opGet:
-		a.Leases = k.store.get(key, now, k.dir.dead)
+		a.Leases = k.store.get(key, now, k.hidden)
 	default:
 		k.refuse(reasonRequest)
 		return answer{Code: codeRefused, Reason: reasonRequest}
@@ -126,9 +126,16 @@ func (k *Kad) hold(key identity.NameKey, raw []byte, from origin, now time.Time)
 	fresh, reason := k.store.put(key, l, from, now)
 	if fresh {
 		k.watched.tell(key, l)
+		if k.conf.OnStored != nil {
+			k.conf.OnStored(l)
+		}
 	}
 	return reason
 }
+
+// hidden reports whether a lease that is held is not handed out: its node is
+// dead, or has begun a new life.
+func (k *Kad) hidden(l record.Lease) bool { return k.dir.dead(l.Signer) || k.conf.Floor.Over(l) }
 
 // far reports whether this node knows many that are closer than itself to every
 // place of a name. Whom it was only told of does not count: anybody can make

@@ -157,8 +157,8 @@ func crowd(all []*held, groups map[string]int) *held {
 	})
 }
 
-// get returns what is held under key: leases of nodes that are not dead, then tombstones.
-func (s *store) get(key identity.NameKey, now time.Time, dead func(identity.Key) bool) [][]byte {
+// get returns what is held under key: leases that need not be hidden, then tombstones.
+func (s *store) get(key identity.NameKey, now time.Time, hide func(record.Lease) bool) [][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var leases, tombs [][]byte
@@ -167,7 +167,7 @@ func (s *store) get(key identity.NameKey, now time.Time, dead func(identity.Key)
 		case !h.expires.After(now):
 		case h.lease.Tombstone():
 			tombs = append(tombs, h.lease.Raw)
-		case dead(h.lease.Signer):
+		case hide(h.lease):
 		default:
 			leases = append(leases, h.lease.Raw)
 		}

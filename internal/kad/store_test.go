@@ -48,7 +48,7 @@ func lease(node identity.Private, cell identity.Cell, seq uint64, now time.Time,
 	return l
 }
 
-func nobody(identity.Key) bool { return false }
+func nobody(record.Lease) bool { return false }
 
 // put stores as if l came from an address.
 func put(s *store, key identity.NameKey, l record.Lease, source string, now time.Time) string {

@@ -139,7 +139,7 @@ func (k *Kad) serveWatch(s network.Stream) {
 		cancel()
 	}()
 	defer func() { _ = s.Reset(); <-gone }()
-	a := answer{Leases: k.store.get(key, time.Now(), k.dir.dead)}
+	a := answer{Leases: k.store.get(key, time.Now(), k.hidden)}
 	beat := time.NewTicker(watchBeat)
 	defer beat.Stop()
 	for {

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"fmt"
 	"time"
 
 	"cell.network/cell/internal/identity"
@@ -16,30 +15,50 @@ const maxDead = 4096
 // for longer.
 const deathTime = record.MaxLeaseTTL + record.MaxSkew
 
-// endSilent is why a dead node's endpoint is gone.
-const endSilent = "its host fell silent"
+// Why a dead node's endpoint is gone.
+const (
+	endSilent = "its host fell silent"
+	endLeft   = "its host has left"
+)
 
 // death is what is known of a dead node.
 type death struct {
 	at    time.Time    // when it was told of
 	order record.Order // the newest of the node's leases that were known then
+	end   string       // how
 }
 
-// Lost tells that a node is dead, as the other nodes see it: its endpoints are
-// handed out no more. [Mesh.Back] ends that, and so does a lease that the node
-// can only have made since. A node that left on purpose is lost, too.
-func (m *Mesh) Lost(node identity.Key) {
+// Lost tells that a node is dead, as the other nodes see it, or has left on
+// purpose: its endpoints are handed out no more. [Mesh.Back] ends that, and so
+// does a lease that the node can only have made since.
+func (m *Mesh) Lost(node identity.Key, left bool) {
 	if node == m.self {
+		return
+	}
+	end := endSilent
+	if left {
+		end = endLeft
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.table.bury(node, end, time.Now())
+	m.wakeNodeLocked(node)
+}
+
+// Began takes from a verified contact in which life its node is: leases of
+// former ones are handed out no more, even if nobody noticed that they ended.
+func (m *Mesh) Began(c record.Contact) {
+	if c.Node() == m.self || !m.cfg.Floor.Began(c) {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.table.bury(node, time.Now())
-	m.wakeNodeLocked(node)
+	m.table.version++
+	m.wakeNodeLocked(c.Node())
 }
 
-// Back tells that a node is alive: what is known of it and has not lapsed
-// meanwhile is handed out again.
+// Back tells that a node is alive: what is known of it is handed out again,
+// unless it has lapsed meanwhile, or was signed in a former life.
 func (m *Mesh) Back(node identity.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -73,11 +92,11 @@ func (t *table) isDead(node identity.Key) bool {
 }
 
 // bury hides what a node serves.
-func (t *table) bury(node identity.Key, now time.Time) {
+func (t *table) bury(node identity.Key, end string, now time.Time) {
 	if t.isDead(node) {
 		return
 	}
-	d := death{at: now}
+	d := death{at: now, end: end}
 	for _, n := range t.names {
 		e := n.nodes[node]
 		if e == nil {
@@ -87,7 +106,7 @@ func (t *table) bury(node identity.Key, now time.Time) {
 			d.order = e.lease.Order
 		}
 		if !e.spent {
-			n.lose(fmt.Sprintf("%s fell silent", node.Short()), now)
+			n.lose(node, end, now)
 		}
 	}
 	if len(t.dead) >= maxDead {

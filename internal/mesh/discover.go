@@ -64,6 +64,18 @@ func (m *Mesh) Discover(ctx context.Context, cell identity.Cell) iter.Seq2[Endpo
 // Heard takes in a verified lease that came over the LAN. It does not block.
 func (m *Mesh) Heard(l record.Lease) { m.learn(l, told{tier: TierLAN}) }
 
+// Stored takes in a verified lease or tombstone that this node has come to hold
+// for the DHT. Of cells that nobody asked for or told of it keeps nothing: a
+// search finds what the node holds. It does not block.
+func (m *Mesh) Stored(l record.Lease) {
+	m.mu.Lock()
+	known := m.table.names[l.Cell] != nil
+	m.mu.Unlock()
+	if known {
+		m.learn(l, told{tier: TierDHT, holder: m.self})
+	}
+}
+
 // Forget tells that a node does not answer for a cell, whatever its lease says.
 // It is handed out again when it announces itself anew.
 func (m *Mesh) Forget(cell identity.Cell, node identity.Key) {
@@ -178,7 +190,7 @@ func (n *name) due(known []Endpoint, c Config) time.Time {
 	if len(known) > 0 {
 		return n.searched.Add(c.Fresh)
 	}
-	return n.missed.Add(c.Negative)
+	return n.missing
 }
 
 func (m *Mesh) leave(w *waiter) {
@@ -233,7 +245,7 @@ func (w *waiter) notFound() error {
 	if n := w.m.table.names[w.cell]; n != nil {
 		reasons = n.reasons
 		if n.loss != "" {
-			why = fmt.Sprintf("%s %v ago", n.loss, time.Since(n.lossAt).Round(time.Millisecond))
+			why = fmt.Sprintf("last served by %s; %s %s", n.lost.Short(), n.loss, ago(time.Since(n.lossAt)))
 		}
 	}
 	if w.search != nil {

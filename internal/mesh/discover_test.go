@@ -94,7 +94,7 @@ func TestWithdrawalInTheDHT(t *testing.T) {
 		time.Sleep(11 * time.Second) // the cache no longer answers alone
 		collect(m, cellOf("greeter"))
 		_, err := collect(m, cellOf("greeter"))
-		if err == nil || !strings.Contains(err.Error(), "cache: withdrawn by") || !strings.Contains(err.Error(), "dht: withdrawn") {
+		if err == nil || !strings.Contains(err.Error(), "it withdrew just now") || !strings.Contains(err.Error(), "dht: withdrawn") {
 			t.Errorf("after the withdrawal: %v", err)
 		}
 	})
@@ -181,7 +181,7 @@ func TestNegativeAnswerLastsThreeSecondsUnlessALeaseIsHeard(t *testing.T) {
 		}
 		time.Sleep(10*time.Second - 400*time.Millisecond)
 		_, err := collect(m, cell)
-		if err == nil || !strings.Contains(err.Error(), "withdrawn by "+key(20).Public().Short()+" 10") {
+		if err == nil || !strings.Contains(err.Error(), key(20).Public().Short()+"; it withdrew 10") {
 			t.Errorf("after the tombstone: %v, want who withdrew it and when", err)
 		}
 	})

@@ -48,10 +48,7 @@ type told struct {
 
 // why says it in one clause.
 func (t told) why(now time.Time) string {
-	age := "just now"
-	if d := now.Sub(t.at).Round(time.Second); d > 0 {
-		age = d.String() + " ago"
-	}
+	age := ago(now.Sub(t.at))
 	switch {
 	case t.tier == TierSelf:
 		return "this node announces it"
@@ -65,6 +62,14 @@ func (t told) why(now time.Time) string {
 		return fmt.Sprintf("lease from holder %s after 1 hop, %s", t.holder.Short(), age)
 	}
 	return fmt.Sprintf("lease from holder %s after %d hops, %s", t.holder.Short(), t.hops, age)
+}
+
+// ago says how long since, for people.
+func ago(d time.Duration) string {
+	if d = d.Round(time.Second); d > 0 {
+		return d.String() + " ago"
+	}
+	return "just now"
 }
 
 // Draining reports whether the node asks callers to go elsewhere.

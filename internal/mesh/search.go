@@ -9,6 +9,10 @@ import (
 	"cell.network/cell/internal/identity"
 )
 
+// lately is for how long a node that ceased to serve a cell is a reason to expect
+// another one.
+const lately = time.Minute
+
 // search asks the LAN and the DHT for one cell, on behalf of everyone who waits
 // for it. Its fields are guarded by the mesh's lock.
 type search struct {
@@ -17,6 +21,7 @@ type search struct {
 	known   int  // endpoints at the start
 	awaited bool // by a Discover, and not just due
 	heard   int  // usable leases that came over the LAN meanwhile
+	unsure  bool // the DHT has leases of the cell, though none that holds, or did not answer
 	done    bool
 	reasons []TierReason // of the tiers that found nobody
 }
@@ -57,7 +62,10 @@ func (m *Mesh) run(s *search) {
 		n.searched, n.reasons = now, s.reasons
 		n.glimpse.until = time.Time{} // the time of the next search is known
 		if len(found) == 0 {
-			n.missed = now
+			n.missing = now.Add(m.cfg.Negative)
+			if s.unsure || now.Sub(n.lossAt) < lately {
+				n.missing = now.Add(m.cfg.Unsure)
+			}
 		}
 	}
 	awaited := s.awaited
@@ -129,6 +137,9 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 		}
 	}
 	r := TierReason{Tier: TierDHT, Err: failure}
+	m.mu.Lock()
+	s.unsure = seen > 0 || failure != nil
+	m.mu.Unlock()
 	switch {
 	case good > 0:
 		return TierReason{}
@@ -137,7 +148,7 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 	case seen > 0 && withdrawn == seen:
 		r.Why = "withdrawn"
 	case seen > 0 && silent == seen:
-		r.Why = "only leases of nodes that fell silent"
+		r.Why = "only leases of nodes that are gone"
 	case seen > 0:
 		r.Why = fmt.Sprintf("%d leases, none of them current", seen)
 	default:

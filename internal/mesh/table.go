@@ -3,7 +3,6 @@ package mesh
 import (
 	"bytes"
 	"container/list"
-	"fmt"
 	"slices"
 	"time"
 
@@ -23,11 +22,13 @@ const (
 	quota   = "quota"
 )
 
-// Why an entry is spent.
+// Why a node is not handed out any more.
 const (
-	endLapsed = "its lease lapsed"
-	endMute   = "it did not answer"
-	endGrant  = "its grant was replaced"
+	endWithdrawn = "it withdrew"
+	endLapsed    = "its lease lapsed"
+	endMute      = "it did not answer"
+	endGrant     = "its grant was replaced"
+	endAnew      = "its host has restarted or left"
 )
 
 // table is the merging of leases: who serves what, as far as is known. It is
@@ -49,11 +50,12 @@ type name struct {
 	nodes    map[identity.Key]*entry
 	shelf    *shelf
 	place    *list.Element
-	loss     string // how the last endpoint was lost, "" if none was
-	lossAt   time.Time
-	begun    time.Time // when a search last began
-	searched time.Time // when a search last ended well
-	missed   time.Time // when a search last ended in vain, unless a lease came since
+	lost     identity.Key // the node that was lost last,
+	loss     string       // why, "" if none was,
+	lossAt   time.Time    // and when
+	begun    time.Time    // when a search last began
+	searched time.Time    // when a search last ended well
+	missing  time.Time    // until when a search that ended in vain stands, unless a lease came since
 	reasons  []TierReason
 	glimpse  glimpse
 }
@@ -114,7 +116,7 @@ func (t *table) admit(l record.Lease, by told, now time.Time) string {
 			return gone // nothing to withdraw; the floor remembers
 		}
 		t.drop(n, e)
-		n.lose(fmt.Sprintf("withdrawn by %s", l.Node().Short()), now)
+		n.lose(l.Node(), endWithdrawn, now)
 		return gone
 	case e != nil && e.lease.Order == l.Order && e.spent:
 		return spent
@@ -147,7 +149,7 @@ func (t *table) verdict(n *name, l record.Lease, what string) string {
 	if t.isDead(l.Node()) {
 		return dead
 	}
-	n.missed = time.Time{}
+	n.missing = time.Time{}
 	return what
 }
 
@@ -158,7 +160,7 @@ func newEntry(l record.Lease, by told, now time.Time, old *entry) entry {
 			e.until = end
 		}
 	}
-	if old != nil && !old.spent {
+	if old != nil && !old.spent && old.lease.Order.Incarnation == l.Order.Incarnation {
 		e.since, e.tier, e.lan, e.dht, e.distance = old.since, old.tier, old.lan, old.dht, old.distance
 	}
 	e.merge(l, by.tier)
@@ -231,7 +233,7 @@ func (t *table) forget(cell identity.Cell, node identity.Key, now time.Time) boo
 	}
 	t.version++
 	n.nodes[node].spent, n.nodes[node].end = true, endMute
-	n.lose(fmt.Sprintf("%s did not answer for it", node.Short()), now)
+	n.lose(node, endMute, now)
 	return true
 }
 
@@ -251,13 +253,10 @@ func (t *table) sweep(now time.Time) {
 // lapse marks what has expired, and drops the marks that no replay can outlive.
 func (t *table) lapse(n *name, now time.Time) {
 	for _, e := range n.nodes {
-		if !e.spent && !now.Before(e.until) {
-			e.spent, e.end = true, endLapsed
-			n.lose(fmt.Sprintf("the lease of %s lapsed", e.lease.Node().Short()), e.until)
-		}
-		if !e.spent && !(t.floor.Stands(e.lease) && t.wanted.Stands(e.lease)) {
-			e.spent, e.end = true, endGrant
-			n.lose(fmt.Sprintf("the grant of %s was replaced", e.lease.Node().Short()), now)
+		if e.spent {
+		} else if at, end := t.end(e, now); end != "" {
+			e.spent, e.end = true, end
+			n.lose(e.lease.Node(), end, at)
 		}
 		if e.spent && now.After(e.lease.Issued.Add(e.lease.TTL+record.MaxSkew)) {
 			t.drop(n, e)
@@ -265,9 +264,25 @@ func (t *table) lapse(n *name, now time.Time) {
 	}
 }
 
-func (n *name) lose(why string, at time.Time) {
+// end returns when and why an entry ceased to hold, or "".
+func (t *table) end(e *entry, now time.Time) (at time.Time, why string) {
+	switch d, isDead := t.dead[e.lease.Node()]; {
+	case !now.Before(e.until):
+		return e.until, endLapsed
+	case !t.floor.Stands(e.lease) || !t.wanted.Stands(e.lease):
+		return now, endGrant
+	case !t.floor.Over(e.lease):
+		return now, ""
+	case isDead:
+		return d.at, d.end
+	}
+	return now, endAnew
+}
+
+// lose notes that a node serves the cell no more.
+func (n *name) lose(node identity.Key, why string, at time.Time) {
 	if at.After(n.lossAt) {
-		n.loss, n.lossAt = why, at
+		n.lost, n.loss, n.lossAt = node, why, at
 	}
 	n.searched = time.Time{}
 }

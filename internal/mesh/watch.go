@@ -235,15 +235,16 @@ func (w *watcher) woken() bool {
 }
 
 func (w *watcher) whyGone(n *name, node identity.Key) string {
+	d, isDead := w.m.table.dead[node]
 	switch e := n.nodes[node]; {
 	case node == w.m.self:
 		return "this node announces it no more"
 	case e == nil && w.parted[node]:
-		return "it withdrew"
+		return endWithdrawn
 	case e != nil && e.spent:
 		return e.end
-	case w.m.table.isDead(node):
-		return endSilent
+	case isDead:
+		return d.end
 	}
 	return "there was no room to remember it"
 }

@@ -89,11 +89,11 @@ func TestWatch(t *testing.T) {
 		m.Heard(lease(t, 20, "greeter", 2, addrs("elsewhere")))
 		o.expect(t, "+20 after 1s: lan, announced on the LAN just now")
 
-		m.Lost(key(20).Public())
+		m.Lost(key(20).Public(), false)
 		o.expect(t, "-20 after 1s: lan, its host fell silent")
 		m.Back(key(20).Public())
 		o.expect(t, "+20 after 1s: lan, announced on the LAN just now")
-		m.Lost(key(20).Public())
+		m.Lost(key(20).Public(), false)
 		o.expect(t, "-20 after 1s: lan, its host fell silent")
 		m.Heard(lease(t, 20, "other", 3)) // of another cell, but a sign of life
 		o.expect(t, "+20 after 1s: lan, announced on the LAN just now")
@@ -288,7 +288,7 @@ func TestSlowWatcher(t *testing.T) {
 			m.Heard(lease(t, 20, "greeter", 2+2*i, tombstone))
 			m.Heard(lease(t, 20, "greeter", 3+2*i, addrs("a", "b")))
 			m.Heard(lease(t, 21, "greeter", 2+2*i, addrs("a", "b", "c")))
-			m.Lost(key(21).Public())
+			m.Lost(key(21).Public(), false)
 			m.Back(key(21).Public())
 		}
 		m.Heard(lease(t, 21, "greeter", 2000, tombstone)) // never seen to serve
@@ -299,7 +299,7 @@ func TestSlowWatcher(t *testing.T) {
 			m.Heard(lease(t, 22, "greeter", 2+2*i, tombstone))
 			m.Heard(lease(t, 22, "greeter", 3+2*i))
 		}
-		m.Lost(key(20).Public())
+		m.Lost(key(20).Public(), false)
 		want(20, true, 2)
 		m.Heard(lease(t, 23, "greeter", 1))
 		want(23, false, 1)

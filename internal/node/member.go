@@ -76,8 +76,12 @@ func (n *Node) group(c record.Contact) string {
 // discovery hands it out or not.
 func (n *Node) member(c swim.Change) {
 	gone := c.Is.Gone()
+	if gone && !c.Was.Gone() && c.Was != swim.Unknown {
+		n.mesh.Lost(c.Node, c.Is == swim.Left)
+	}
+	n.mesh.Began(c.Contact) // before anything of it is handed out again
 	if gone && c.Was == swim.Unknown {
-		return // a stranger's goodbye: nothing of it is known here
+		return // a stranger's goodbye: nothing else of it is known here
 	}
 	var addrs [][]byte
 	for _, a := range c.Contact.Addrs {
@@ -88,7 +92,6 @@ func (n *Node) member(c swim.Change) {
 	n.kad.Known(c.Node, addrs, c.Contact.Server && len(addrs) > 0, !gone)
 	switch {
 	case gone && !c.Was.Gone():
-		n.mesh.Lost(c.Node)
 		text := "node " + c.Node.Short() + " does not answer: it is taken for dead"
 		if c.Is == swim.Left {
 			text = "node " + c.Node.Short() + " has left"
@@ -101,6 +104,16 @@ func (n *Node) member(c swim.Change) {
 		n.mesh.Back(c.Node)
 		n.partnerEvent(journal.PeerUp, c.Node, "node "+c.Node.Short()+" is back")
 		n.kick()
+	}
+}
+
+// stored tells discovery what this node has come to hold for the DHT, once there
+// is one to tell.
+func (n *Node) stored(l record.Lease) {
+	select {
+	case <-n.built:
+		n.mesh.Stored(l)
+	default:
 	}
 }
 

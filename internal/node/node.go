@@ -153,6 +153,7 @@ func New(cfg Config) (_ *Node, err error) {
 		Network: n.net, Mode: cfg.Settings.dhtMode(), Bootstrap: cfg.Settings.Bootstrap,
 		PeersFile: filepath.Join(cfg.Home.Cache, "peers."+string(n.net)),
 		Floor:     floor, FloorFile: filepath.Join(cfg.Home.State, "floor."+string(n.net)),
+		OnStored:  n.stored,
 		OnRefused: func(reason string) { n.refuse(journal.LeaseRefused, "dht", reason) },
 	}); err != nil {
 		return nil, err
