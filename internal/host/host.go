@@ -44,6 +44,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // DefaultListen are the addresses that a host listens on unless told
@@ -80,9 +81,9 @@ type Config struct {
 	// NAT says that the machine may sit behind an address translator: the host
 	// then learns its public addresses from what peers see, asks peers whether
 	// they reach it (AutoNAT) and answers the same question, keeps places at
-	// relays while they do not, turns relayed connections into direct ones, and
-	// relays for others. Default: off, what the interfaces say holds. Any host
-	// dials nodes over relays.
+	// relays while they do not, and relays for others. Default: off, what the
+	// interfaces say holds. Any host dials nodes over relays, and goes on
+	// directly where that is possible.
 	NAT bool
 
 	// PortMap says to ask the router for a port (UPnP, NAT-PMP). Default: off.
@@ -109,10 +110,13 @@ type Config struct {
 	Relayed []string
 
 	// Changed is told that the addresses of [Host.LeaseAddrs], or whether the
-	// host relays for others, may have changed. It must not wait.
+	// host relays for others, may have changed: of new addresses of the machine
+	// within about a second where the system tells of them, else two. It must not
+	// wait.
 	Changed func()
 
-	mapper func(network.Network) basichost.NATManager // a router for tests
+	mapper  func(network.Network) basichost.NATManager // a router for tests
+	machine *machine                                   // the interfaces, for tests
 
 	LowWater, HighWater int // connections; default 24 and 48
 
@@ -141,6 +145,11 @@ type Host struct {
 
 	announce []ma.Multiaddr
 
+	jobs      *jobs
+	machine   *machine // nil: the addresses listened on are those that there are
+	seen      *sightings
+	punches   *punches
+	sweeper   *sweeper
 	circuits  *circuits
 	nat       *nat       // nil: the host does not look
 	volunteer *volunteer // nil without nat
@@ -155,7 +164,8 @@ func New(c Config) (*Host, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	h := &Host{key: c.Key.Public(), network: c.Network, log: c.Log, changed: c.Changed}
+	h := &Host{key: c.Key.Public(), network: c.Network, log: c.Log, changed: c.Changed, jobs: newJobs(), seen: newSightings()}
+	h.punches, h.sweeper = newPunches(h), newSweeper(h)
 	for _, name := range c.Relayed {
 		h.relayed = append(h.relayed, Protocol(c.Network, name))
 	}
@@ -225,11 +235,9 @@ func (h *Host) build(c Config) error {
 	gate := &gate{network: c.Network, dialled: func(ma.Multiaddr) {}}
 	if c.NAT {
 		h.nat = &nat{
-			host: h, seen: newSightings(), met: newAcquaintances(), forced: c.Public, relay: c.Relay,
+			host: h, met: newAcquaintances(), forced: c.Public, relay: c.Relay,
 			news: make(chan struct{}, 1), mapped: h.announce,
 		}
-		h.nat.punches = &punches{nat: h.nat, busy: make(map[peer.ID]bool), left: punchBurst, at: time.Now()}
-		h.nat.ctx, h.nat.cancel = context.WithCancel(context.Background())
 		gate.dialled = h.nat.met.dialled
 	}
 	if h.swarm, err = newSwarm(key, bus, quic, limits, swarm.WithConnectionGater(gate), swarm.WithDialRanker(h.rank)); err != nil {
@@ -249,6 +257,7 @@ func (h *Host) build(c Config) error {
 		EventBus:                       bus,
 		ConnManager:                    manager,
 		UserAgent:                      "cell",
+		AddrsFactory:                   h.told,
 		DisableNonPublicAddrPublishing: !c.Network.Private(),
 	}
 	if n := h.nat; n != nil {
@@ -256,7 +265,7 @@ func (h *Host) build(c Config) error {
 			return fmt.Errorf("open host: %w", err)
 		}
 		h.closers = append(h.closers, n.probe.Close)
-		opts.AutoNATv2, opts.ObservedAddrsManager, opts.AddrsFactory = n.probe.v2, n.seen, n.addrs
+		opts.AutoNATv2, opts.ObservedAddrsManager = n.probe.v2, h.seen
 		if c.mapper == nil && c.PortMap && c.ListenPacket == nil {
 			c.mapper = basichost.NewNATManager
 		}
@@ -296,14 +305,42 @@ func (h *Host) build(c Config) error {
 	if err := h.listen(c.Listen); err != nil {
 		return err
 	}
+	if c.machine == nil && c.ListenPacket == nil {
+		c.machine = newMachine()
+	}
+	if c.machine != nil && slices.ContainsFunc(h.swarm.ListenAddresses(), manet.IsIPUnspecified) && c.machine.look() {
+		h.machine = c.machine
+	}
 	basic.Start()
-	if h.nat != nil {
-		if err := h.nat.start(); err != nil {
-			return fmt.Errorf("open host: %w", err)
-		}
-		h.closers = append(h.closers, h.volunteer.Close, h.nat.Close)
+	return h.start()
+}
+
+// start begins what goes on in the background.
+func (h *Host) start() error {
+	if h.volunteer != nil {
+		h.closers = append(h.closers, h.volunteer.Close)
+	}
+	h.closers = append(h.closers, h.jobs.Close)
+	if h.machine != nil {
+		h.jobs.spawn(func(ctx context.Context) { h.machine.watch(ctx, h.moved) })
+	}
+	err := h.watchPeers()
+	if err == nil && h.nat != nil {
+		err = h.nat.start()
+	}
+	if err != nil {
+		return fmt.Errorf("open host: %w", err)
 	}
 	return nil
+}
+
+// moved tells that the addresses of the machine have changed.
+func (h *Host) moved() {
+	h.log.Info("the addresses of this machine have changed", "now", h.interfaces())
+	if h.nat != nil {
+		h.nat.look()
+	}
+	h.changed()
 }
 
 func (h *Host) listen(addrs []string) error {
@@ -373,14 +410,15 @@ type DialError struct {
 	Err  error
 }
 
-// Error names the node, how many addresses were tried, and what the first one said.
+// Error names the node, how many addresses were tried, and what the one said
+// that should be reached from the farthest.
 func (e *DialError) Error() string {
 	var all *swarm.DialError
 	if !errors.As(e.Err, &all) || len(all.DialErrors) == 0 {
 		first, _, _ := strings.Cut(e.Err.Error(), "\n")
 		return fmt.Sprintf("dial node %s: %s", e.Node.Short(), first)
 	}
-	one := all.DialErrors[0]
+	one := slices.MinFunc(all.DialErrors, func(a, b swarm.TransportError) int { return cmp.Compare(reach(a.Address), reach(b.Address)) })
 	return fmt.Sprintf("dial node %s: none of its addresses answers (%d tried; %s: %v)", e.Node.Short(), len(all.DialErrors), one.Address, one.Cause)
 }
 

@@ -18,7 +18,9 @@ import (
 	"cell.network/cell/internal/sim"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"go.uber.org/goleak"
 )
 
@@ -230,8 +232,12 @@ func TestAddressPolicy(t *testing.T) {
 	}
 	got := Publishable(private, []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/udp/9/quic-v1"),
 		ma.StringCast("/ip4/10.0.0.1/udp/9/quic-v1"), ma.StringCast("/ip4/1.2.3.4/udp/9/quic-v1")})
-	if want := "[/ip4/1.2.3.4/udp/9/quic-v1 /ip4/10.0.0.1/udp/9/quic-v1 /ip4/127.0.0.1/udp/9/quic-v1]"; fmt.Sprint(got) != want {
+	if want := "[/ip4/1.2.3.4/udp/9/quic-v1 /ip4/10.0.0.1/udp/9/quic-v1]"; fmt.Sprint(got) != want {
 		t.Errorf("published %v, want %v", got, want)
+	}
+	only := []ma.Multiaddr{ma.StringCast("/ip6/fe80::1/udp/9/quic-v1"), ma.StringCast("/ip4/127.0.0.1/udp/9/quic-v1")}
+	if got := Publishable(private, only); len(got) != 1 || !got[0].Equal(only[1]) {
+		t.Errorf("published %v of a machine without a network", got)
 	}
 }
 
@@ -242,6 +248,34 @@ func TestLeaseAddrs(t *testing.T) {
 	}
 	if got := h.LeaseAddrs(true); len(got) != 1 || !slices.Equal(got[0], h.Addrs()[0].Bytes()) {
 		t.Errorf("LAN addresses of a node on loopback: %v", got)
+	}
+}
+
+// Where a machine is on a network, its own nodes reach each other without being
+// told of loopback, one that is on loopback alone included.
+func TestLoopbackIsNotTold(t *testing.T) {
+	if a, err := interfaceAddrs(); err != nil || !slices.ContainsFunc(a, func(a ma.Multiaddr) bool {
+		return a[0].Code() == ma.P_IP4 && !manet.IsIPLoopback(a)
+	}) {
+		t.Skipf("this machine is on no network: %v, %v", a, err)
+	}
+	all := open(t, Config{Key: key(1), Listen: DefaultListen[:1]})
+	only := open(t, Config{Key: key(2)})
+	for _, lan := range []bool{true, false} {
+		for _, raw := range all.LeaseAddrs(lan) {
+			if a, _ := ma.NewMultiaddrBytes(raw); manet.IsIPLoopback(a) {
+				t.Errorf("others are told %s", a)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := only.Dial(ctx, all.Key(), all.LeaseAddrs(true)); err != nil {
+		t.Errorf("from loopback: %v", err)
+	}
+	third := open(t, Config{Key: key(3), Listen: DefaultListen[:1]})
+	if err := third.Dial(ctx, only.Key(), only.LeaseAddrs(true)); err != nil {
+		t.Errorf("to loopback: %v", err)
 	}
 }
 
@@ -365,4 +399,21 @@ func TestDialErrorIsOneLine(t *testing.T) {
 		t.Errorf("dial: %v", err)
 	}
 	t.Log(err)
+}
+
+// Of several addresses the error names the one that should have been reached
+// from here, not the one that is another machine to each.
+func TestDialErrorNamesTheBestAddress(t *testing.T) {
+	const best = "/ip4/10.1.2.3/udp/9/quic-v1"
+	one := func(a string) swarm.TransportError {
+		return swarm.TransportError{Address: ma.StringCast(a), Cause: errors.New("timeout")}
+	}
+	for name, e := range map[string]error{
+		"loopback first": &swarm.DialError{DialErrors: []swarm.TransportError{one("/ip4/127.0.0.1/udp/9/quic-v1"), one(best), one("/ip6/::1/udp/9/quic-v1")}},
+		"loopback last":  &swarm.DialError{DialErrors: []swarm.TransportError{one(best), one("/ip4/127.0.0.1/udp/9/quic-v1")}},
+	} {
+		if text := (&DialError{Node: key(1).Public(), Err: e}).Error(); !strings.Contains(text, best) || strings.Contains(text, "127.0.0.1") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
 }

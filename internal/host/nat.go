@@ -22,10 +22,8 @@ type nat struct {
 	host    *Host
 	basic   *basichost.BasicHost
 	probe   *probe
-	seen    *sightings
 	met     *acquaintances
 	places  *places
-	punches *punches
 	mapper  basichost.NATManager // nil: no router is asked for ports
 	forced  string               // Unknown: found out
 	relay   Choice
@@ -33,28 +31,12 @@ type nat struct {
 	ready   atomic.Bool   // the host is put together
 	news    chan struct{} // one token: decide now
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-
-	mu     sync.Mutex // guards what follows
-	closed bool
-	mapped []ma.Multiaddr // ports that the router gave, and addresses of the settings
+	mu     sync.Mutex
+	mapped []ma.Multiaddr // ports that the router gave, and addresses of the settings; guarded by mu
 
 	// of decide only
 	verdict network.Reachability
 	told    [][]byte // what LeaseAddrs said when Changed was last told
-}
-
-// spawn runs f beside the rest, unless the host closes. f ends with its context.
-func (n *nat) spawn(f func(context.Context)) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return false
-	}
-	n.wg.Go(func() { f(n.ctx) })
-	return true
 }
 
 // look makes the host look at its reachability soon.
@@ -72,28 +54,24 @@ func (n *nat) start() error {
 		return err
 	}
 	sub, err := n.host.EventBus().Subscribe([]any{
-		new(event.EvtPeerIdentificationCompleted), new(event.EvtLocalAddressesUpdated),
-		new(event.EvtHostReachableAddrsChanged), new(event.EvtPeerProtocolsUpdated),
+		new(event.EvtLocalAddressesUpdated), new(event.EvtHostReachableAddrsChanged), new(event.EvtPeerProtocolsUpdated),
 	}, eventbus.Name("reach"), eventbus.BufSize(64))
 	if err != nil {
 		return err
 	}
 	notes := &network.NotifyBundle{ConnectedF: n.connected, DisconnectedF: n.disconnected}
 	n.host.Network().Notify(notes)
-	n.host.SetStreamHandler(n.punches.protocol(), n.punches.answer)
 	n.host.SetStreamHandler(n.seenProtocol(), n.tellSeen)
-	n.spawn(n.places.run)
-	n.spawn(n.watchSeen)
-	n.spawn(n.decisions)
-	n.spawn(func(ctx context.Context) {
+	jobs := n.host.jobs
+	jobs.spawn(n.places.run)
+	jobs.spawn(n.watchSeen)
+	jobs.spawn(n.decisions)
+	jobs.spawn(func(ctx context.Context) {
 		defer n.host.Network().StopNotify(notes)
 		defer sub.Close()
 		for {
 			select {
-			case e := <-sub.Out():
-				if id, ok := e.(event.EvtPeerIdentificationCompleted); ok && id.ObservedAddr != nil {
-					n.seen.add(id.Conn, id.ObservedAddr)
-				}
+			case <-sub.Out():
 				n.look()
 			case <-ctx.Done():
 				return
@@ -113,7 +91,6 @@ func (n *nat) decisions(ctx context.Context) {
 		select {
 		case <-n.news:
 		case <-check.C:
-			n.prune()
 		case <-ctx.Done():
 			return
 		}
@@ -163,13 +140,10 @@ func (n *nat) mappings() []ma.Multiaddr {
 func (n *nat) connected(_ network.Network, c network.Conn) {
 	if isQUIC(c.RemoteMultiaddr()) {
 		n.met.connected(c)
-	} else if c.Stat().Direction == network.DirOutbound {
-		n.spawn(func(ctx context.Context) { n.punches.begin(ctx, c) })
 	}
 }
 
 func (n *nat) disconnected(net network.Network, c network.Conn) {
-	n.seen.forget(c)
 	n.met.disconnected(c)
 	if net.Connectedness(c.RemotePeer()) != network.Connected {
 		n.places.lost(c.RemotePeer())
@@ -177,39 +151,21 @@ func (n *nat) disconnected(net network.Network, c network.Conn) {
 	}
 }
 
-// prune closes relayed connections that nothing uses and that direct ones replace.
-func (n *nat) prune() {
-	for _, c := range n.host.Network().Conns() {
-		if n.host.Superseded(c) && len(c.GetStreams()) == 0 {
-			_ = c.Close()
-		}
-	}
-}
-
-// addrs chooses what the host says of its addresses: of those at which peers
-// see it only what strangers reach, and those at relays.
+// addrs chooses what the host says of its addresses: its own, but none that
+// peers dialled in vain, of those at which peers see it what strangers reach,
+// and those at relays.
 func (n *nat) addrs(all []ma.Multiaddr) []ma.Multiaddr {
 	if !n.ready.Load() {
 		return all
 	}
-	proven := n.forced == Yes || n.met.strangers() >= minStrangers
-	reachable, _, _ := n.basic.ConfirmedAddrs()
-	own := slices.Concat(n.host.interfaces(), n.mappings())
-	var out []ma.Multiaddr
-	for _, a := range slices.Concat(all, n.host.announce) {
-		if isQUIC(a) && (proven || ma.Contains(own, a) || ma.Contains(reachable, a)) {
-			out = append(out, a)
-		}
+	reachable, vain, _ := n.basic.ConfirmedAddrs()
+	if n.forced == Yes || n.met.strangers() >= minStrangers {
+		reachable = append(reachable, n.host.seen.Addrs(minWitnesses)...)
 	}
-	return append(out, n.places.addrs()...)
-}
-
-// Close ends the watching.
-func (n *nat) Close() error {
-	n.mu.Lock()
-	n.closed = true
-	n.mu.Unlock()
-	n.cancel()
-	n.wg.Wait()
-	return nil
+	own := slices.Concat(n.host.interfaces(), n.mappings())
+	good := func(a ma.Multiaddr) bool {
+		return ma.Contains(own, a) && !ma.Contains(vain, a) || ma.Contains(all, a) && ma.Contains(reachable, a)
+	}
+	out := slices.DeleteFunc(slices.Concat(all, own), func(a ma.Multiaddr) bool { return !isQUIC(a) || !good(a) })
+	return append(outward(append(out, n.host.announce...)), n.places.addrs()...)
 }

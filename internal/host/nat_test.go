@@ -65,6 +65,13 @@ const (
 // open starts a host on a machine of its own, behind a box or not, that echoes.
 func (p *planet) open(box *sim.NAT, c Config) *Host {
 	p.t.Helper()
+	c.NAT = true
+	return p.plain(box, c)
+}
+
+// plain is open for a host that knows nothing of boxes.
+func (p *planet) plain(box *sim.NAT, c Config) *Host {
+	p.t.Helper()
 	p.hosts++
 	at := sim.Addr(int(p.hosts))
 	seen := at
@@ -72,7 +79,7 @@ func (p *planet) open(box *sim.NAT, c Config) *Host {
 	if box != nil {
 		at, seen, c.ListenPacket = netip.AddrFrom4([4]byte{10, 0, 0, p.hosts}), box.Public(), box.Listen
 	}
-	c.Key, c.Listen, c.NAT = key(p.hosts), []string{fmt.Sprintf("/ip4/%s/udp/4001/quic-v1", at)}, true
+	c.Key, c.Listen = key(p.hosts), []string{fmt.Sprintf("/ip4/%s/udp/4001/quic-v1", at)}
 	if c.Network == "" {
 		c.Network = identity.Public
 	}

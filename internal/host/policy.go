@@ -95,16 +95,39 @@ func (*gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs
 // InterceptUpgraded implements libp2p's gate and lets everything pass.
 func (*gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
 
-// Publishable returns those of a node's own addresses that it may tell
-// strangers, the most widely reachable first: those that [Dialable] allows.
+// Publishable returns those of a node's addresses that others may be told, the
+// most widely reachable first: those that [Dialable] allows, without those of
+// the machine itself where there are others.
 func Publishable(n identity.Network, addrs []ma.Multiaddr) []ma.Multiaddr {
-	return ranked(addrs, func(a ma.Multiaddr) bool { return Dialable(n, a) }, reach)
+	return outward(ranked(addrs, func(a ma.Multiaddr) bool { return Dialable(n, a) }, reach))
+}
+
+// outward leaves out addresses that mean another machine to each (loopback)
+// where there are others: a machine reaches itself at those too. Nodes of one
+// machine without a network have nothing else.
+func outward(addrs []ma.Multiaddr) []ma.Multiaddr {
+	outside := func(a ma.Multiaddr) bool { return isQUIC(a) && !manet.IsIPLoopback(a) && !manet.IsIP6LinkLocal(a) }
+	if !slices.ContainsFunc(addrs, outside) {
+		return addrs
+	}
+	return slices.DeleteFunc(slices.Clone(addrs), manet.IsIPLoopback)
+}
+
+// told chooses what the host says of its addresses, of those that libp2p knows.
+func (h *Host) told(all []ma.Multiaddr) []ma.Multiaddr {
+	switch {
+	case h.nat != nil:
+		return h.nat.addrs(all)
+	case h.machine != nil: // libp2p may be a minute behind
+		all = h.interfaces()
+	}
+	return outward(slices.Concat(all, h.announce))
 }
 
 // LeaseAddrs returns the addresses that a lease of this node carries, at most
 // [record.MaxAddrs], binary and without /p2p of the node itself. On the LAN (lan
-// true) that is every address of its own, those of the LAN first and those of
-// the machine itself last, for nodes on one machine; elsewhere those of
+// true) that is every address of its own, those of the LAN first, and those of
+// the machine itself only where there are no others; elsewhere those of
 // [Publishable], and where others may not reach the node by itself those at the
 // relays that have a place for it.
 func (h *Host) LeaseAddrs(lan bool) [][]byte {

@@ -34,7 +34,7 @@ const (
 // own packets come from ports that nobody can foretell; otherwise the other. It
 // is the way of libp2p's DCUtR with a word less and the better role first.
 type punches struct {
-	nat *nat
+	host *Host
 
 	mu    sync.Mutex // guards what follows
 	busy  map[peer.ID]bool
@@ -50,13 +50,17 @@ type Punches struct {
 	Last   string // what became of the last one
 }
 
+func newPunches(h *Host) *punches {
+	return &punches{host: h, busy: make(map[peer.ID]bool), left: punchBurst, at: time.Now()}
+}
+
 func (p *punches) get() Punches {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
 }
 
-func (p *punches) protocol() protocol.ID { return Protocol(p.nat.host.network, punchName) }
+func (p *punches) protocol() protocol.ID { return Protocol(p.host.network, punchName) }
 
 // claim reserves a peer, so that there is one attempt at a time.
 func (p *punches) claim(id peer.ID) bool {
@@ -138,7 +142,7 @@ func (p *punches) answer(s network.Stream) {
 		_ = s.Reset()
 		return
 	}
-	if !p.nat.spawn(func(ctx context.Context) {
+	if !p.host.jobs.spawn(func(ctx context.Context) {
 		defer p.release(id)
 		start := time.Now()
 		theirs, dials, err := p.reply(ctx, s)
@@ -169,16 +173,16 @@ func (p *punches) reply(ctx context.Context, s network.Stream) (theirs meeting, 
 }
 
 func (p *punches) direct(id peer.ID) bool {
-	best := p.nat.host.best(id)
+	best := p.host.best(id)
 	return best != nil && !best.Stat().Limited
 }
 
 // meeting is what this node says of itself.
 func (p *punches) meeting(ctx context.Context, round uint8) meeting {
 	for end := time.Now().Add(punchWait); ; {
-		r := p.nat.host.Reach()
-		seen := p.nat.seen.latest()
-		own := Publishable(p.nat.host.network, slices.Concat(seen, r.Mapped, r.Interfaces))
+		r := p.host.Reach()
+		seen := p.host.seen.latest()
+		own := Publishable(p.host.network, slices.Concat(seen, r.Mapped, r.Interfaces))
 		if len(own) > 0 { // those of the LAN only where there are no others
 			widest := reach(own[0])
 			own = slices.DeleteFunc(own, func(a ma.Multiaddr) bool { return reach(a) > widest })
@@ -197,12 +201,12 @@ func (p *punches) meeting(ctx context.Context, round uint8) meeting {
 // try sends to the peer's addresses: the beginning of a connection if this node
 // is to open it, else something that opens the way for the peer's.
 func (p *punches) try(ctx context.Context, id peer.ID, addrs []ma.Multiaddr, dials bool) error {
-	addrs = onePlace(p.nat.host.network, addrs)
-	p.nat.host.Peerstore().AddAddrs(id, addrs, punchKnown)
+	addrs = onePlace(p.host.network, addrs)
+	p.host.Peerstore().AddAddrs(id, addrs, punchKnown)
 	ctx, cancel := context.WithTimeout(ctx, punchTime)
 	defer cancel()
 	ctx = network.WithForceDirectDial(network.WithSimultaneousConnect(ctx, dials, punchName), punchName)
-	_, err := p.nat.host.swarm.DialPeer(ctx, id)
+	_, err := p.host.swarm.DialPeer(ctx, id)
 	return err
 }
 

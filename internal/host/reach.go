@@ -27,9 +27,10 @@ type Reach struct {
 	Why    string // one clause
 
 	Interfaces  []ma.Multiaddr // where it listens
-	Mapped      []ma.Multiaddr // ports that the router gave it
+	Mapped      []ma.Multiaddr // ports that the router gave it, and addresses of the settings
 	Router      bool           // one that gives ports was found
 	Seen        []Seen         // where peers see it
+	Foreign     []Seen         // those of them that are at none of its own IPs
 	V1          string         // AutoNAT version 1: public, private or unknown
 	Reachable   []ma.Multiaddr // AutoNAT version 2: peers dialled these
 	Unreachable []ma.Multiaddr // and these in vain
@@ -42,15 +43,20 @@ type Reach struct {
 
 // Reach returns what the host knows of how others reach it.
 func (h *Host) Reach() Reach {
-	r := Reach{Public: Unknown, Why: "nothing was asked yet", V1: Unknown, Interfaces: h.interfaces()}
-	if h.nat == nil {
-		r.Why = "this node does not look whether there is an address translator"
-		return r
+	r := Reach{
+		Public: Unknown, Why: "nothing was asked yet", V1: Unknown,
+		Interfaces: h.interfaces(), Mapped: h.announce, Seen: h.seen.all(), Punches: h.punches.get(),
 	}
 	n := h.nat
-	r.Seen, r.Places, r.Punches, r.Serving = n.seen.all(), n.places.list(), n.punches.get(), h.volunteer.state()
+	if n == nil {
+		r.Why = "this node does not look whether there is an address translator"
+		r.compare()
+		return r
+	}
+	r.Places, r.Serving = n.places.list(), h.volunteer.state()
 	r.Router = n.mapper != nil && n.mapper.HasDiscoveredNAT()
 	r.Mapped = n.mappings()
+	r.compare()
 	r.V1 = strings.ToLower(n.probe.v1.Status().String())
 	r.Reachable, r.Unreachable, _ = n.basic.ConfirmedAddrs()
 	r.judge(h.network.Private(), n.met.strangers())
@@ -60,29 +66,33 @@ func (h *Host) Reach() Reach {
 	return r
 }
 
+// compare tells what translates addresses between this node and its peers.
+func (r *Reach) compare() {
+	own, foreign := make(map[string]bool), make(map[string]bool)
+	for _, a := range slices.Concat(r.Interfaces, r.Mapped) {
+		own[a[0].Value()] = true
+	}
+	for _, s := range r.Seen {
+		if ip := s.Addr[0].Value(); !own[ip] {
+			r.Foreign = append(r.Foreign, s)
+			foreign[ip] = true
+		}
+	}
+	switch {
+	case len(r.Foreign) > len(foreign):
+		r.Translated = translatedEach
+	case len(r.Foreign) > 0:
+		r.Translated = translatedAll
+	}
+}
+
 // judge draws the conclusion. What peers dial back proves little where an
 // address translator stands between: it lets those pass that the node talks
 // to, and AutoNAT's peers are among them. So an address that is not the node's
 // own counts only if the router gave it the port, or strangers came in.
 func (r *Reach) judge(private bool, strangers int) {
 	own := slices.Concat(r.Interfaces, r.Mapped)
-	ips := make(map[string]bool)
-	for _, a := range own {
-		ips[a[0].Value()] = true
-	}
-	foreign, foreignIPs := 0, make(map[string]bool)
-	for _, s := range r.Seen {
-		if ip := s.Addr[0].Value(); !ips[ip] {
-			foreign++
-			foreignIPs[ip] = true
-		}
-	}
-	switch {
-	case foreign > len(foreignIPs):
-		r.Translated = translatedEach
-	case foreign > 0:
-		r.Translated = translatedAll
-	}
+	foreign := len(r.Foreign)
 	vain := false // an own address was dialled in vain
 	for _, a := range own {
 		switch {
@@ -115,5 +125,13 @@ func (r *Reach) judge(private bool, strangers int) {
 // interfaces returns the addresses that the host listens on.
 func (h *Host) interfaces() []ma.Multiaddr {
 	all, _ := h.swarm.InterfaceListenAddresses()
+	if h.machine != nil {
+		all = nil
+		own := h.machine.addrs()
+		for _, a := range h.swarm.ListenAddresses() {
+			resolved, _ := manet.ResolveUnspecifiedAddress(a, own) // fails where no interface has one of the kind
+			all = append(all, resolved...)
+		}
+	}
 	return slices.DeleteFunc(all, func(a ma.Multiaddr) bool { return !isQUIC(a) })
 }

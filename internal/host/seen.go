@@ -66,7 +66,7 @@ func (n *nat) askSeen(ctx context.Context, c network.Conn) bool {
 		return false
 	}
 	at, err := readSeen(s)
-	return err == nil && n.seen.add(c, at)
+	return err == nil && n.host.seen.add(c, at)
 }
 
 // readSeen reads one answer.
