@@ -115,8 +115,7 @@ type Config struct {
 	// wait.
 	Changed func()
 
-	mapper  func(network.Network) basichost.NATManager // a router for tests
-	machine *machine                                   // the interfaces, for tests
+	mapper func(network.Network) basichost.NATManager // a router for tests
 
 	LowWater, HighWater int // connections; default 24 and 48
 
@@ -305,11 +304,13 @@ func (h *Host) build(c Config) error {
 	if err := h.listen(c.Listen); err != nil {
 		return err
 	}
-	if c.machine == nil && c.ListenPacket == nil {
-		c.machine = newMachine()
-	}
-	if c.machine != nil && slices.ContainsFunc(h.swarm.ListenAddresses(), manet.IsIPUnspecified) && c.machine.look() {
-		h.machine = c.machine
+	if c.ListenPacket == nil && slices.ContainsFunc(h.swarm.ListenAddresses(), manet.IsIPUnspecified) {
+		m := newMachine()
+		if _, err := m.look(); err != nil {
+			h.log.Info("the addresses of this machine are told a minute late", "err", err)
+		} else {
+			h.machine = m
+		}
 	}
 	basic.Start()
 	return h.start()

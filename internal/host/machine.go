@@ -62,20 +62,20 @@ func (m *machine) addrs() []ma.Multiaddr {
 
 // look reads the addresses and reports whether they are others than before.
 // Where they cannot be read the last ones stay.
-func (m *machine) look() bool {
+func (m *machine) look() (changed bool, err error) {
 	now, err := m.read()
 	if err != nil {
-		return false
+		return false, err
 	}
 	slices.SortFunc(now, ma.Multiaddr.Compare)
 	now = slices.CompactFunc(now, ma.Multiaddr.Equal)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if slices.EqualFunc(now, m.now, ma.Multiaddr.Equal) {
-		return false
+		return false, nil
 	}
 	m.now = now
-	return true
+	return true, nil
 }
 
 // watch calls changed after each change until ctx ends.
@@ -91,9 +91,12 @@ func (m *machine) watch(ctx context.Context, changed func()) {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	if m.look() { // since the last one nobody told
-		changed()
+	look := func() {
+		if news, _ := m.look(); news {
+			changed()
+		}
 	}
+	look() // since the last one nobody told
 	for {
 		select {
 		case <-tick.C:
@@ -106,9 +109,7 @@ func (m *machine) watch(ctx context.Context, changed func()) {
 		case <-ctx.Done():
 			return
 		}
-		if m.look() {
-			changed()
-		}
+		look()
 		rest(ctx, addrsAtLeast)
 	}
 }

@@ -40,7 +40,21 @@ func TestNewAddressIsToldAtOnce(t *testing.T) {
 }
 
 func testNewAddressIsToldAtOnce(t *testing.T) {
-	setAddr(t, netip.MustParseAddr("127.0.0.1"))
+	t.Run("no network at first", func(t *testing.T) {
+		changed := make(chan struct{}, 100)
+		h := open(t, Config{Key: key(1), Listen: DefaultListen, Changed: func() { changed <- struct{}{} }})
+		if len(h.Addrs()) > 0 {
+			t.Fatalf("addresses of a machine without a network: %v", h.Addrs())
+		}
+		setAddr(t, netip.MustParseAddr("127.0.0.1"))
+		for late := time.After(5 * time.Second); len(h.LeaseAddrs(true)) == 0; {
+			select {
+			case <-changed:
+			case <-late:
+				t.Fatal("not told 5 s after there is an interface")
+			}
+		}
+	})
 	for name, c := range map[string]Config{
 		"private network": {Network: private}, "public network": {Network: identity.Public, NAT: true},
 	} {

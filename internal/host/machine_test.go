@@ -48,7 +48,7 @@ func untold() (io.ReadCloser, error) { return nil, errors.ErrUnsupported }
 // begin watches plugs until the test ends and counts the changes.
 func (p *plugs) begin(t *testing.T, told func() (io.ReadCloser, error)) (*machine, *atomic.Int32) {
 	m := &machine{read: p.read, told: told}
-	m.look()
+	_, _ = m.look()
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
 	changes := new(atomic.Int32)

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"cell.network/cell/internal/host"
+	"cell.network/cell/internal/identity"
 	"cell.network/cell/internal/swim"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // relayed are the protocols that may go over a relay: they are short, and make
@@ -20,8 +22,8 @@ import (
 var relayed = []string{"lease/2", "watch/1", "pulse/2", "axon/1"}
 
 // hostConfig is how the node's host is opened. Whether translators stand
-// between the machines of a private network only its operator knows: by saying
-// how this node is reached, or that it relays.
+// between the machines of a private network its operator says, by how this node
+// is reached, or that it relays; where they show, doctor tells of them.
 func (n *Node) hostConfig() host.Config {
 	s := n.cfg.Settings
 	c := host.Config{
@@ -83,10 +85,13 @@ func (n *Node) relayPeers(_ context.Context, k int) []peer.AddrInfo {
 // reachChecks say how others reach this node, and what was seen that says so.
 func (n *Node) reachChecks() []Check {
 	r := n.host.Reach()
-	checks := []Check{n.memberCheck()}
+	checks := []Check{n.memberCheck(), toldCheck(slices.Concat(n.host.LeaseAddrs(true), n.host.LeaseAddrs(false)), n.cfg.Settings, n.cfg.Bus != nil)}
+	punch := Check{Name: "hole punching", Status: CheckOK, Evidence: "not tried yet"}
+	if r.Punches.OK+r.Punches.Failed > 0 {
+		punch.Evidence = fmt.Sprintf("%d relayed connections became direct, %d did not; the last: %s", r.Punches.OK, r.Punches.Failed, r.Punches.Last)
+	}
 	if !n.hostConfig().NAT {
-		return append(checks, Check{Name: "reach", Status: CheckOK,
-			Evidence: "network " + string(n.net) + " is private: this machine's own addresses are told as they are"})
+		return append(checks, plainReach(n.net, r), punch)
 	}
 	reach := Check{Name: "reach", Status: CheckOK, Evidence: "strangers reach this node: " + r.Why}
 	switch {
@@ -136,11 +141,62 @@ func (n *Node) reachChecks() []Check {
 	if r.Serving.On {
 		relay.Evidence += fmt.Sprintf("; it relays for %d nodes, %d circuits open, %d bytes so far", r.Serving.Guests, r.Serving.Circuits, r.Serving.Bytes)
 	}
-	punch := Check{Name: "hole punching", Status: CheckOK, Evidence: "not tried yet"}
-	if r.Punches.OK+r.Punches.Failed > 0 {
-		punch.Evidence = fmt.Sprintf("%d relayed connections became direct, %d did not; the last: %s", r.Punches.OK, r.Punches.Failed, r.Punches.Last)
-	}
 	return append(checks, relay, punch)
+}
+
+// plainReach is how others reach a node that takes the addresses of its machine
+// for what they are; where peers see it elsewhere they are not.
+func plainReach(network identity.Network, r host.Reach) Check {
+	c := Check{Name: "reach", Status: CheckOK, Evidence: "network " + string(network) + " is private: this machine's own addresses are told as they are"}
+	if len(r.Foreign) > 0 {
+		at := r.Foreign[0]
+		c.Status = CheckWarn
+		c.Evidence = fmt.Sprintf("%d see this node at %s, which is not an address of this machine: an address translator is in between, through which others cannot call its cells",
+			at.Witnesses, at.Addr)
+		c.Remedy = "have it reached over relays: cell config set reach.public no, then restart it; a node that all reach must relay: there, cell config set reach.relay on"
+		return c
+	}
+	if len(r.Seen) > 0 {
+		c.Evidence += fmt.Sprintf("; %d see it at %s", r.Seen[0].Witnesses, r.Seen[0].Addr)
+	}
+	return c
+}
+
+// toldCheck says which addresses others are told. Those of the machine itself are
+// of no use to others, who are looked for on a LAN or at bootstrap addresses.
+func toldCheck(told [][]byte, s Settings, lan bool) Check {
+	c := Check{Name: "addresses", Status: CheckOK}
+	var all []string
+	only := true
+	for _, raw := range told {
+		a, err := ma.NewMultiaddrBytes(raw)
+		if err != nil || slices.Contains(all, a.String()) {
+			continue
+		}
+		all = append(all, a.String())
+		only = only && manet.IsIPLoopback(a)
+	}
+	c.Evidence = "others are told " + strings.Join(all, ", ")
+	if len(all) == 0 {
+		c.Evidence = "others are told no address of this node"
+	}
+	outside := lan || slices.ContainsFunc(s.Bootstrap, func(text string) bool {
+		a, err := ma.NewMultiaddr(text)
+		return err != nil || !manet.IsIPLoopback(a)
+	})
+	if !only || !outside {
+		return c
+	}
+	c.Status, c.Remedy = CheckWarn, "connect this host to a network"
+	switch {
+	case len(all) == 0:
+	case len(s.Listen) > 0:
+		c.Evidence += " only, which is another machine to each of them: no other host reaches this node"
+		c.Remedy = "listen on every interface: cell config unset listen, or set it to /ip4/0.0.0.0/udp/PORT/quic-v1, then restart the node"
+	default:
+		c.Evidence += " only: no interface of this host has an address"
+	}
+	return c
 }
 
 // memberCheck says what membership knows.
