@@ -338,6 +338,23 @@ func (w *processes) Call(ctx context.Context, i int, target string) (string, err
 	return answer.Text, nil
 }
 
+func (w *processes) Busy(i, calls int) bool {
+	for end := time.Now().Add(slowTime); time.Now().Before(end); time.Sleep(pause) {
+		rs, err := w.nodes[i].client.Replicas(w.t.Context())
+		if err != nil {
+			return false
+		}
+		busy := 0
+		for _, r := range rs {
+			busy += r.Inflight
+		}
+		if busy >= calls {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *processes) Key(i int) string { return w.nodes[i].status.Node.String() }
 
 func (w *processes) Publish(i int) error {

@@ -40,6 +40,7 @@ type stage struct {
 	hosts  []int         // have the code, or get it; on the first are the author's keys
 	caller int           // calls it
 	away   time.Duration // for which the author and the first host are gone
+	heals  time.Duration // in which replicas that died are replaced; 0 where other work of the machine may delay it
 }
 
 // stories are the same for all worlds.
@@ -73,7 +74,7 @@ func TestStoriesSimulated(t *testing.T) {
 					}
 					w.manifest = scaling
 					s := weather.stage
-					s.world, s.away = w, 6*time.Minute // three lives of a lease
+					s.world, s.away, s.heals = w, 6*time.Minute, 2*time.Second // the first are three lives of a lease
 					story.play(ctx, t, s)
 				})
 			})
@@ -324,13 +325,13 @@ func playHeals(ctx context.Context, t *testing.T, s stage) {
 				born++
 			}
 		}
-		return c.Live == all && born == killed
+		return c.Live >= all && born >= killed // hosts that were too slow to claim a vacancy start one more
 	})
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); s.heals > 0 && took > s.heals {
 		t.Errorf("it took %v", took)
 	}
 	calls, lost := stop()
-	if lost > int64(2*(n/2)) { // each of two callers had one request under way, on each host
+	if lost > int64(2*killed) { // each of two callers had one request under way at a time, maybe where one was killed
 		t.Errorf("%d of %d calls were lost with %d replicas", lost, calls, killed)
 	}
 	s.KillNode(s.hosts[1])

@@ -24,6 +24,7 @@ type world interface {
 	Publish(i int) error                                            // greeter, from node i, which seeds it then
 	Grow(i int) error                                               // greeter on node i, from whoever seeds it; returns when it answers
 	Call(ctx context.Context, i int, target string) (string, error) // errors match a *frame.Error by code
+	Busy(i, calls int) bool                                         // waits until node i serves so many slow calls to greeter at once; false: it does not come to that
 	Status(ctx context.Context, i int) (node.CellStatus, error)     // what node i knows of greeter on all hosts; zero where it knows nothing
 	Scale(i, lo, hi int) error                                      // as `cell scale` does
 	Stop(i int) (everywhere bool, err error)                        // as `cell stop` does
@@ -117,6 +118,12 @@ func greet(ctx context.Context, method string, in []byte) ([]byte, error) {
 func (w simulated) Call(ctx context.Context, i int, target string) (string, error) {
 	out, err := w.o.Node(i).Call(ctx, target, []byte("Ada"))
 	return string(out), err
+}
+
+// Busy knows that in virtual time nothing delays a call.
+func (w simulated) Busy(int, int) bool {
+	time.Sleep(slowTime / 2)
+	return true
 }
 
 func (w simulated) Status(_ context.Context, i int) (node.CellStatus, error) {

@@ -63,14 +63,22 @@ func playDown(ctx context.Context, t *testing.T, w world) {
 		eventually(ctx, t, w, i)
 	}
 	var flying sync.WaitGroup
-	for i := range 3 {
-		flying.Go(func() {
-			if out, err := w.Call(ctx, i, slow(w)); err != nil || out != "hello Ada" {
-				t.Errorf("call in flight from node %d: %q, %v", i, out, err)
-			}
-		})
+	for try := 1; ; try++ {
+		for i := range 3 {
+			flying.Go(func() {
+				if out, err := w.Call(ctx, i, slow(w)); err != nil || out != "hello Ada" {
+					t.Errorf("call in flight from node %d: %q, %v", i, out, err)
+				}
+			})
+		}
+		if w.Busy(0, 3) {
+			break
+		}
+		flying.Wait() // the first had its answer before the last came
+		if try == 20 || t.Failed() {
+			t.Fatal("never three calls in flight")
+		}
 	}
-	time.Sleep(slowTime / 2) // all of them are being served
 	down := make(chan error, 1)
 	begin := time.Now()
 	go func() { down <- w.Down(0) }()
