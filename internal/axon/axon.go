@@ -123,7 +123,7 @@ func (a *Axon) call(ctx context.Context, to identity.Key, addrs [][]byte, r fram
 		if err == nil {
 			return resp, took, nil
 		}
-		err = l.judge(err)
+		err = p.judge(l, err)
 		if again && errors.Is(err, errNotSent) && l.conn.Err() != nil && ctx.Err() == nil {
 			continue // the lane had died before the request was on it
 		}

@@ -211,26 +211,35 @@ var errClosed = errors.New("this node is shutting down")
 func (p *remote) open(addrs [][]byte) (*lane, error) {
 	ctx, cancel := context.WithTimeout(p.axon.ctx, p.axon.cfg.DialTimeout)
 	defer cancel()
-	if err := p.axon.host.Dial(ctx, p.key, addrs); err != nil {
-		return nil, err
+	err := p.axon.host.Dial(ctx, p.key, addrs)
+	if err != nil {
+		return nil, p.unreached(err)
 	}
 	s, err := p.axon.host.Open(ctx, p.id, p.axon.proto)
 	if err != nil {
-		return nil, err
+		return nil, p.unreached(err)
 	}
 	out := &outward{Stream: s, relayed: s.Conn().Stat().Limited}
 	return &lane{axon: p.axon, conn: frame.NewConn(out, frame.Config{}), stream: out, relayed: out.relayed, used: time.Now()}, nil
 }
 
 // judge tells a lane that the callee never took from one that was lost.
-func (l *lane) judge(err error) error {
-	if errors.Is(err, errNotSent) {
-		return l.mourn(err)
-	}
-	if !errors.Is(err, &frame.Error{Code: frame.Unavailable}) {
+func (p *remote) judge(l *lane, err error) error {
+	cause := l.conn.Err()
+	switch frame.AsError(err).Code {
+	case frame.NotSent:
+		if cause == nil {
+			return err
+		}
+		return l.mourn(refuse(frame.NotSent, "%s before the request was sent", p.lost(cause)))
+	case frame.Unavailable:
+	default:
 		return err
 	}
-	cause := l.conn.Err()
+	if cause == nil {
+		return err // it is the callee's word
+	}
+	err = refuse(frame.Unavailable, "%s; whether the request was executed is not known", p.lost(cause))
 	var reset *network.StreamError
 	switch {
 	case errors.Is(cause, msmux.ErrNotSupported[protocol.ID]{}):

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -143,6 +144,8 @@ func (m *Mesh) searchDHT(s *search) TierReason {
 	switch {
 	case good > 0:
 		return TierReason{}
+	case errors.Is(failure, context.DeadlineExceeded):
+		r.Why = fmt.Sprintf("no answer within %v", m.cfg.FindTimeout)
 	case failure != nil:
 		r.Why = failure.Error()
 	case seen > 0 && withdrawn == seen:

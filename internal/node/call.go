@@ -146,7 +146,11 @@ func (n *Node) send(ctx context.Context, cell identity.Cell, r frame.Request, to
 	if to.replica != nil {
 		res, err = to.replica.call(ctx, r)
 	} else {
-		res, err = n.axon.Call(ctx, to.node, to.via.Addrs, r)
+		if res, err = n.axon.Call(ctx, to.node, to.via.Addrs, r); codeOf(err) == frame.Unavailable {
+			e := *frame.AsError(err)
+			e.Message = to.node.Short() + ": " + e.Message // the host is to blame, not the cell
+			err = &e
+		}
 	}
 	if s.load != nil {
 		n.balance.end(s, err, time.Now())
