@@ -222,42 +222,52 @@ func TestSlowRequests(t *testing.T) {
 	})
 }
 
-// A node that is one of the farthest does not take a lease from others.
+// A node that is one of the farthest does not take a lease from others. Where it
+// does, anybody fills anybody's store with names of his choice.
 func TestFarLeasesAreRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 14)
-		w.seeded(40)
-		far := w.nodes[0]
-		var key identity.NameKey
-		var cell identity.Cell
-		for i := 0; ; i++ { // a name to whose places far is one of the farthest
-			cell = cellNo(i)
-			key = cell.Key(testNet.ID())
-			least := len(w.nodes)
-			for _, p := range placesOf(key) {
-				closer := 0
-				for _, n := range w.nodes[1:] {
-					if n.self.to(p).compare(far.self.to(p)) < 0 {
-						closer++
-					}
+	for _, weak := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) { farLease(t, weak) })
+	}
+}
+
+func farLease(t *testing.T, weak bool) {
+	w := newWorld(t, 14)
+	w.seeded(40)
+	far := w.nodes[0]
+	far.conf.weak.anywhere = weak
+	var key identity.NameKey
+	var cell identity.Cell
+	for i := 0; ; i++ { // a name to whose places far is one of the farthest
+		cell = cellNo(i)
+		key = cell.Key(testNet.ID())
+		least := len(w.nodes)
+		for _, p := range placesOf(key) {
+			closer := 0
+			for _, n := range w.nodes[1:] {
+				if n.self.to(p).compare(far.self.to(p)) < 0 {
+					closer++
 				}
-				least = min(least, closer)
 			}
-			if least > 2*Holders+6 {
-				break
-			}
+			least = min(least, closer)
 		}
-		l := lease(testKey(60), cell, 1, time.Now(), time.Minute)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		a, err := w.nodes[1].ask(ctx, peer.AddrInfo{ID: far.host.ID()}, request{Op: opPut, Key: key[:], Lease: l.Raw})
-		if err != nil || a.Reason != reasonFar {
-			t.Errorf("%+v, %v", a, err)
+		if least > 2*Holders+6 {
+			break
 		}
-		if holders := w.put(far, cell, 1, time.Minute); holders < Holders {
-			t.Errorf("%d nodes hold the lease of a far one", holders)
-		}
-	})
+	}
+	l := lease(testKey(60), cell, 1, time.Now(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	a, err := w.nodes[1].ask(ctx, peer.AddrInfo{ID: far.host.ID()}, request{Op: opPut, Key: key[:], Lease: l.Raw})
+	held, _ := far.Held()
+	switch {
+	case weak && (err != nil || a.Reason != "" || held != 1):
+		t.Errorf("without the check: %+v, %v, %d held", a, err, held)
+	case !weak && (err != nil || a.Reason != reasonFar || held != 0):
+		t.Errorf("%+v, %v, %d held", a, err, held)
+	}
+	if holders := w.put(far, cell, 1, time.Minute); holders < Holders {
+		t.Errorf("%d nodes hold the lease of a far one", holders)
+	}
 }
 
 func TestConfigRefused(t *testing.T) {
@@ -280,26 +290,37 @@ func TestConfigRefused(t *testing.T) {
 }
 
 // TestMadeUpPeers floods a node with peers that are not there, as a neighbour
-// on the LAN can: dials to those that are must go on.
+// on the LAN can: dials to those that are must go on, and nothing piles up. It
+// does where whoever is told of is met.
 func TestMadeUpPeers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 12)
-		n := w.add(0, Config{still: true})
-		honest := w.hostAt(1)
-		defer honest.Close()
-		for i := range 300 {
-			var nowhere []ma.Multiaddr
-			for port := range 8 {
-				nowhere = append(nowhere, ma.StringCast(fmt.Sprintf("/ip4/10.9.%d.%d/udp/%d/quic-v1", i/250, i%250, port+1)))
-			}
-			n.AddPeers([]peer.AddrInfo{{ID: testPeer(1000 + i), Addrs: nowhere}})
+	for _, weak := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) { madeUpPeers(t, weak) })
+	}
+}
+
+func madeUpPeers(t *testing.T, weak bool) {
+	w := newWorld(t, 12)
+	n := w.add(0, Config{still: true})
+	if weak {
+		n.meetings = make(chan struct{}, 1000)
+	}
+	honest := w.hostAt(1)
+	defer honest.Close()
+	for i := range 300 {
+		var nowhere []ma.Multiaddr
+		for port := range 8 {
+			nowhere = append(nowhere, ma.StringCast(fmt.Sprintf("/ip4/10.9.%d.%d/udp/%d/quic-v1", i/250, i%250, port+1)))
 		}
-		time.Sleep(time.Second)
-		if got := len(n.host.Peerstore().PeersWithAddrs()); got > 2*maxMeetings {
-			t.Errorf("%d peers are remembered", got)
-		}
-		if err := n.host.Connect(t.Context(), peer.AddrInfo{ID: honest.ID(), Addrs: honest.Addrs()}); err != nil {
-			t.Error(err)
-		}
-	})
+		n.AddPeers([]peer.AddrInfo{{ID: testPeer(1000 + i), Addrs: nowhere}})
+	}
+	time.Sleep(time.Second)
+	got, start := len(n.host.Peerstore().PeersWithAddrs()), time.Now()
+	err := n.host.Connect(t.Context(), peer.AddrInfo{ID: honest.ID(), Addrs: honest.Addrs()})
+	t.Logf("weak %v: %d peers are remembered, a dial took %v, %v", weak, got, time.Since(start), err)
+	switch piled := got > 2*maxMeetings; {
+	case piled != weak:
+		t.Errorf("weak %v: %d peers are remembered", weak, got)
+	case !weak && err != nil:
+		t.Error(err)
+	}
 }

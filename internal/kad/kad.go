@@ -91,6 +91,10 @@ type Config struct {
 	// with back-off for as long as the routing table is small.
 	Bootstrap []string
 
+	// OnEntry is told after every attempt to enter the network through one of
+	// Bootstrap. It must not block. Default: nobody is told; see Entries.
+	OnEntry func(Entry)
+
 	// PeersFile keeps peers from one run to the next. Default: none.
 	PeersFile string
 
@@ -123,6 +127,11 @@ type Config struct {
 type weak struct {
 	onePlace  bool // names have one place only
 	firstCome bool // who comes first under a name stays
+	anywhere  bool // no name is too far to be held
+	gullible  bool // who was only told of counts as a peer
+
+	// excuse judges anew what was refused for a reason.
+	excuse func(raw []byte, reason string) (record.Lease, string)
 }
 
 // Kad is a node's part in the network. It is safe for concurrent use.
@@ -153,6 +162,7 @@ type Kad struct {
 	closed   bool
 	refused  map[string]uint64
 	deposits map[depositKey]*deposit
+	entries  []Entry // one for each of Config.Bootstrap
 }
 
 // New joins a network: it starts to serve, to dial the bootstrap peers and to
@@ -168,6 +178,9 @@ func New(h *host.Host, c Config) (*Kad, error) {
 		table: newTable(h), dir: newDirectory(), store: newStore(!c.Network.Private()), watched: newWatched(),
 		kick: make(chan struct{}, 1), meetings: make(chan struct{}, maxMeetings),
 		refused: make(map[string]uint64), deposits: make(map[depositKey]*deposit),
+	}
+	for _, s := range c.Bootstrap {
+		k.entries = append(k.entries, Entry{Addr: s})
 	}
 	if c.FloorFile != "" {
 		if err := c.Floor.Load(c.FloorFile); err != nil {

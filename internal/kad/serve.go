@@ -113,7 +113,7 @@ func (k *Kad) name(all []candidate, p place, n int, to peer.ID, out []node) []no
 
 // hold verifies a lease and stores it. It returns "" or the reason for which it did not.
 func (k *Kad) hold(key identity.NameKey, raw []byte, from origin, now time.Time) string {
-	if from != ownOrigin && k.far(key, now) {
+	if from != ownOrigin && !k.conf.weak.anywhere && k.far(key, now) {
 		return reasonFar
 	}
 	l, reason := k.admit(raw, key, now)
@@ -144,7 +144,7 @@ func (k *Kad) far(key identity.NameKey, now time.Time) bool {
 	for _, p := range placesOf(key) {
 		closer := 0
 		for _, c := range k.closest(p, 2*Holders, now) {
-			if !c.suspect && !c.hearsay && c.at.to(p).compare(k.self.to(p)) < 0 {
+			if !c.suspect && (!c.hearsay || k.conf.weak.gullible) && c.at.to(p).compare(k.self.to(p)) < 0 {
 				closer++
 			}
 		}
@@ -157,6 +157,14 @@ func (k *Kad) far(key identity.NameKey, now time.Time) bool {
 
 // admit verifies a lease for key, whoever sent it, and raises the floor to it.
 func (k *Kad) admit(raw []byte, key identity.NameKey, now time.Time) (l record.Lease, reason string) {
+	l, reason = k.check(raw, key, now)
+	if reason != "" && k.conf.weak.excuse != nil {
+		return k.conf.weak.excuse(raw, reason)
+	}
+	return l, reason
+}
+
+func (k *Kad) check(raw []byte, key identity.NameKey, now time.Time) (l record.Lease, reason string) {
 	l, err := record.OpenAnnouncement(raw, k.net, now)
 	switch {
 	case err != nil:
