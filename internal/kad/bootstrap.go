@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cell.network/cell/internal/host"
@@ -28,8 +29,9 @@ const (
 	meetTimeout  = 5 * time.Second
 	waveTimeout  = 2 * time.Second
 	backoffFirst = time.Second     // pause after the first attempt to fill the table
-	backoffEmpty = time.Minute     // it doubles up to this while the table is empty
+	backoffEmpty = 4 * time.Second // it doubles up to this while the table is empty
 	backoffSmall = 2 * time.Minute // and up to this while it is not
+	backoffAll   = time.Minute     // DNS is asked, and all remembered peers are dialled, ever more rarely up to this
 	maxResolved  = 32              // addresses taken from one name
 )
 
@@ -73,7 +75,7 @@ func (k *Kad) AddPeers(peers []peer.AddrInfo) {
 	go func() {
 		defer k.tasks.Done()
 		defer func() { <-k.meetings }()
-		k.meet(peers, meetAtOnce, meetTimeout)
+		_ = k.meet(peers, meetAtOnce, meetTimeout)
 	}()
 }
 
@@ -107,12 +109,18 @@ func (k *Kad) wake() {
 // keepPeers fills the routing table while it is small, remembers who is in it,
 // and now and then meets those who no longer are.
 func (k *Kad) keepPeers() {
-	backoff := backoffFirst
+	backoff, all := backoffFirst, backoffFirst
+	var next time.Time // when nothing is left out
 	for {
-		if k.lost.Swap(false) || k.dht.RoutingTable().Size() < fewPeers {
-			k.meetAll()
+		if lost := k.lost.Swap(false); lost || k.dht.RoutingTable().Size() < fewPeers {
+			every := lost || !time.Now().Before(next)
+			k.meetAll(every)
+			if every {
+				next = time.Now().Add(all)
+				all = min(2*all, backoffAll)
+			}
 		} else {
-			k.meet(k.book.pick(meetFew, time.Now(), k.inTable), meetAtOnce, meetTimeout)
+			_ = k.meet(k.book.pick(meetFew, time.Now(), k.inTable), meetAtOnce, meetTimeout)
 		}
 		k.remember()
 		full, most := k.Size() > 0, backoffEmpty
@@ -125,7 +133,7 @@ func (k *Kad) keepPeers() {
 			return
 		}
 		if full && k.Size() == 0 {
-			backoff = backoffFirst
+			backoff, all, next = backoffFirst, backoffFirst, time.Time{}
 		}
 	}
 }
@@ -161,19 +169,29 @@ func (k *Kad) linked(p peer.ID) bool {
 	return p == k.host.ID() || k.host.Network().Connectedness(p) == network.Connected
 }
 
-// meetAll races all ways into the network: names, addresses, remembered peers.
-func (k *Kad) meetAll() {
+// meetAll races all ways into the network: names, addresses, and remembered
+// peers. Where not every one is wanted, what names led to the last time and a few
+// of the remembered peers have to do.
+func (k *Kad) meetAll(every bool) {
 	var all sync.WaitGroup
-	for _, s := range k.conf.Bootstrap {
+	for i, s := range k.conf.Bootstrap {
 		all.Go(func() {
-			seeds, err := k.seed(s)
-			if err != nil {
-				k.conf.Log.Debug("bootstrap address gave nothing", "addr", s, "err", err)
+			if every {
+				seeds, err := k.seed(s)
+				if k.seeds[i] = seeds; len(seeds) == 0 {
+					k.entered(i, err)
+				}
 			}
-			k.meet(seeds, meetAtOnce, meetTimeout)
+			if len(k.seeds[i]) > 0 {
+				k.entered(i, k.meet(k.seeds[i], meetAtOnce, meetTimeout))
+			}
 		})
 	}
-	all.Go(k.meetOld)
+	if every {
+		all.Go(k.meetOld)
+	} else {
+		all.Go(func() { _ = k.meet(k.book.pick(meetFew, time.Now(), k.linked), meetAtOnce, meetTimeout) })
+	}
 	all.Wait()
 }
 
@@ -184,7 +202,7 @@ func (k *Kad) meetOld() {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for wave := range slices.Chunk(old, meetWave) {
-		all.Go(func() { k.meet(wave, meetWave, waveTimeout) })
+		all.Go(func() { _ = k.meet(wave, meetWave, waveTimeout) })
 		select {
 		case <-time.After(waveEvery):
 		case <-k.ctx.Done():
@@ -224,17 +242,24 @@ func (k *Kad) seed(s string) ([]peer.AddrInfo, error) {
 		}
 	}
 	infos, e := peer.AddrInfosFromP2pAddrs(peers...)
-	return infos, errors.Join(err, e)
+	if err = errors.Join(err, e); err == nil && len(infos) == 0 {
+		err = errNoAddress
+	}
+	return infos, err
 }
 
 // meet dials peers, some at once, asks them who is close to this node, and
 // returns when all have been tried. Who answers can be asked for more at once;
 // into the routing table it comes once it has said what protocols it speaks.
-func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) {
+// The error is why one of them was not met, nil where another one was.
+func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) error {
 	var all sync.WaitGroup
+	var met atomic.Bool
+	var failure atomic.Pointer[error]
 	slots := make(chan struct{}, atOnce)
 	for _, p := range peers {
 		if k.linked(p.ID) {
+			met.Store(true)
 			continue
 		}
 		slots <- struct{}{}
@@ -246,8 +271,10 @@ func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) {
 			start := time.Now()
 			if _, err := k.ask(ctx, p, request{Op: opNear, Key: k.self[:]}); err != nil {
 				k.conf.Log.Debug("peer does not answer", "peer", p.ID, "err", err)
+				failure.Store(&err)
 				return
 			}
+			met.Store(true)
 			if len(host.Publishable(k.conf.Network, p.Addrs)) == 0 {
 				return // a neighbour, who is none of a network of strangers
 			}
@@ -260,6 +287,10 @@ func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) {
 		})
 	}
 	all.Wait()
+	if err := failure.Load(); err != nil && !met.Load() {
+		return *err
+	}
+	return nil
 }
 
 // remember writes down who is in the routing table.

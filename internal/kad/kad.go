@@ -154,9 +154,10 @@ type Kad struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
-	kick     chan struct{} // wakes the bootstrap loop
-	meetings chan struct{} // one taken for each AddPeers under way
-	lost     atomic.Bool   // nobody in the table answered
+	kick     chan struct{}     // wakes the bootstrap loop
+	meetings chan struct{}     // one taken for each AddPeers under way
+	lost     atomic.Bool       // nobody in the table answered
+	seeds    [][]peer.AddrInfo // that each of Config.Bootstrap led to; of keepPeers
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -182,6 +183,7 @@ func New(h *host.Host, c Config) (*Kad, error) {
 	for _, s := range c.Bootstrap {
 		k.entries = append(k.entries, Entry{Addr: s})
 	}
+	k.seeds = make([][]peer.AddrInfo, len(c.Bootstrap))
 	if c.FloorFile != "" {
 		if err := c.Floor.Load(c.FloorFile); err != nil {
 			c.Log.Warn("starting without the orders seen before", "err", err)
