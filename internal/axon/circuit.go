@@ -70,8 +70,8 @@ func (l *lane) waitingLocked() int64 {
 	return onCircuit(int(max(0, l.handed-l.stream.written.Load())))
 }
 
-// mourn adds to the error of a call that was lost with its relayed connection
-// why that ended.
+// mourn says of a call that was lost with its relayed connection why that
+// ended: where it had come to a limit of the relay, nothing had broken.
 func (l *lane) mourn(err error) error {
 	cause := l.conn.Err()
 	if !l.relayed || cause == nil || errors.Is(cause, frame.ErrClosed) {
@@ -79,13 +79,20 @@ func (l *lane) mourn(err error) error {
 	}
 	e := *frame.AsError(err)
 	c, _ := host.CircuitOf(l.stream.Conn())
+	limit := ""
 	switch {
 	case host.Spent(cause):
-		e.Message = fmt.Sprintf("%s: the relay had passed on all that it does for one connection", e.Message)
+		limit = "all that it does for one connection"
 	case !c.Until.IsZero() && time.Until(c.Until) < time.Second:
-		e.Message = fmt.Sprintf("%s: the relay had passed on for as long as it does for one connection", e.Message)
+		limit = "for as long as it does for one connection"
+	}
+	switch {
+	case limit == "":
+		e.Message += ": it went over a relay"
+	case e.Code == frame.NotSent:
+		e.Message = fmt.Sprintf("the relay to the host had passed on %s before the request was sent", limit)
 	default:
-		e.Message = fmt.Sprintf("%s: it went over a relay", e.Message)
+		e.Message = fmt.Sprintf("the relay to the host had passed on %s and cut it off; whether the request was executed is not known", limit)
 	}
 	e.Hint = fmt.Sprintf("a relay passes on %d KiB each way and for %v at most, until the nodes reach each other directly", host.RelayBytes>>10, host.RelayTime)
 	return &e

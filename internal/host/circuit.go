@@ -32,13 +32,17 @@ const (
 	maxOpening     = 64               // circuits that others opened and that are not proven yet
 	circuitAlive   = 15 * time.Second // between two packets of an idle circuit
 	circuitIdle    = 30 * time.Second // silence after which it is dead
+	circuitLast    = 2 * maxPacket    // bytes of its limit that are kept for small packets: the last one says why it ends
+	circuitSmall   = 128              // bytes of such a packet
+	circuitParting = 2 * time.Second  // for the last packet to arrive
 
 	circuitTag   = "circuit" // a connection to a relay counts more for each
 	circuitValue = 5
 )
 
-// connSpent ends a connection whose relay passes nothing on any more.
-const connSpent = network.ConnResourceLimitExceeded
+// connSpent ends a connection whose relay passes nothing on any more. It is a
+// number of our own, so that the other end takes it for nothing else.
+const connSpent network.ConnErrorCode = 0xce11
 
 // circuit is one stream that a relay passes on, and an address to QUIC.
 type circuit struct {
@@ -59,6 +63,7 @@ type circuit struct {
 
 	writing sync.Mutex
 	once    sync.Once
+	leave   atomic.Pointer[func()] // ends the connection that QUIC made of it, and tells the peer that it is spent
 }
 
 var (
@@ -78,12 +83,20 @@ func (c *circuit) bound(l *circuitpb.Limit) {
 	}
 }
 
-// end closes the circuit.
+// end closes the circuit. Where it is spent the peer is told: to it a circuit
+// that ends without a word may have broken.
 func (c *circuit) end(why error) {
 	c.once.Do(func() {
+		leave := c.leave.Load()
+		if spent := errors.Is(why, errSpent); spent && leave != nil {
+			(*leave)()
+			_ = c.stream.CloseWrite() // after what waits to be sent
+			time.AfterFunc(circuitParting, func() { _ = c.stream.Reset() })
+		} else {
+			defer c.stream.Reset()
+		}
 		c.ether.detach(c)
 		c.cancel(why)
-		_ = c.stream.Reset()
 		c.scope.Done()
 	})
 }
@@ -110,6 +123,9 @@ func (c *circuit) receive() {
 		if _, err = io.ReadFull(r, packet); err == nil {
 			c.ether.arrive(packet, c.at)
 		}
+	}
+	if err == io.EOF {
+		rest(c.ctx, circuitParting) // QUIC reads why
 	}
 	c.end(fmt.Errorf("%w: %w", errEnded, err))
 }
@@ -138,7 +154,7 @@ func (c *circuit) send(packet []byte) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	err := errSpent
-	if c.sent.Load()+int64(len(framed)) <= c.limit.Load() {
+	if left := c.limit.Load() - c.sent.Load(); int64(len(framed)) <= left && (len(framed) <= circuitSmall || int64(len(framed)) <= left-circuitLast) {
 		_ = c.stream.SetWriteDeadline(time.Now().Add(circuitWrite))
 		_, err = c.stream.Write(framed)
 	}
@@ -157,10 +173,12 @@ func (c *circuit) carry(inner transport.CapableConn, t transport.Transport) (tra
 		c.end(errEnded)
 		return nil, errors.New("open circuit: not a QUIC connection")
 	}
+	leave := func() { _ = inner.CloseWithError(connSpent) }
+	c.leave.Store(&leave)
 	context.AfterFunc(q.Context(), func() { c.end(errEnded) })
 	context.AfterFunc(c.ctx, func() {
 		if errors.Is(context.Cause(c.ctx), errSpent) {
-			_ = inner.CloseWithError(connSpent)
+			leave() // it was spent before it had one
 			return
 		}
 		_ = inner.Close()

@@ -97,10 +97,10 @@ func CircuitOf(c network.Conn) (Circuit, bool) {
 }
 
 // Spent reports whether a connection ended because it passed on all that its
-// relay allows: the error of a stream on it says so.
+// relay allows, in either direction: the error of a stream on it says so.
 func Spent(err error) bool {
 	var ended *network.ConnError
-	return errors.As(err, &ended) && ended.ErrorCode == connSpent && !ended.Remote
+	return errors.As(err, &ended) && ended.ErrorCode == connSpent
 }
 
 func firstLine(s string) string {
