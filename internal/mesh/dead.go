@@ -48,13 +48,16 @@ func (m *Mesh) Lost(node identity.Key, left bool) {
 // Began takes from a verified contact in which life its node is: leases of
 // former ones are handed out no more, even if nobody noticed that they ended.
 func (m *Mesh) Began(c record.Contact) {
-	if c.Node() == m.self || !m.cfg.Floor.Began(c) {
+	if c.Node() == m.self {
 		return
 	}
+	over := m.cfg.Floor.Began(c)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.table.version++
-	m.wakeNodeLocked(c.Node())
+	if m.table.wanted.Began(c) || over {
+		m.table.version++
+		m.wakeNodeLocked(c.Node())
+	}
 }
 
 // Back tells that a node is alive: what is known of it is handed out again,

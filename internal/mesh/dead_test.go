@@ -301,6 +301,7 @@ func TestFormerLives(t *testing.T) {
 		{"back before anybody noticed", func(t *testing.T, m *Mesh) { m.Began(contact(t, 20, 2, false)) }, false, "its host has restarted or left"},
 		{"left and back", func(t *testing.T, m *Mesh) {
 			m.Lost(key(20).Public(), true)
+			synctest.Wait()
 			m.Began(contact(t, 20, 1, true))
 			m.Back(key(20).Public())
 		}, false, "its host has left"},

@@ -271,7 +271,7 @@ func (t *table) end(e *entry, now time.Time) (at time.Time, why string) {
 		return e.until, endLapsed
 	case !t.floor.Stands(e.lease) || !t.wanted.Stands(e.lease):
 		return now, endGrant
-	case !t.floor.Over(e.lease):
+	case !t.floor.Over(e.lease) && !t.wanted.Over(e.lease):
 		return now, ""
 	case isDead:
 		return d.at, d.end
