@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cell.network/cell/internal/frame"
+	"cell.network/cell/internal/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/sec"
 )
@@ -21,7 +22,7 @@ func (p *remote) unreached(err error) error {
 	at := ""
 	addrs := p.axon.host.Peerstore().Addrs(p.id)
 	if len(addrs) > 0 {
-		at = " at " + addrs[0].String()
+		at = " at " + host.Foremost(addrs).String()
 	}
 	if more := len(addrs) - 1; more > 0 {
 		at += fmt.Sprintf(" nor at %d other addresses", more)

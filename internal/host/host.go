@@ -419,7 +419,7 @@ func (e *DialError) Error() string {
 		first, _, _ := strings.Cut(e.Err.Error(), "\n")
 		return fmt.Sprintf("dial node %s: %s", e.Node.Short(), first)
 	}
-	one := slices.MinFunc(all.DialErrors, func(a, b swarm.TransportError) int { return cmp.Compare(reach(a.Address), reach(b.Address)) })
+	one := slices.MinFunc(all.DialErrors, func(a, b swarm.TransportError) int { return forPeople(a.Address, b.Address) })
 	return fmt.Sprintf("dial node %s: none of its addresses answers (%d tried; %s: %v)", e.Node.Short(), len(all.DialErrors), one.Address, one.Cause)
 }
 

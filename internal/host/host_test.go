@@ -410,6 +410,7 @@ func TestDialErrorNamesTheBestAddress(t *testing.T) {
 	}
 	for name, e := range map[string]error{
 		"loopback first": &swarm.DialError{DialErrors: []swarm.TransportError{one("/ip4/127.0.0.1/udp/9/quic-v1"), one(best), one("/ip6/::1/udp/9/quic-v1")}},
+		"a relay":        &swarm.DialError{DialErrors: []swarm.TransportError{one("/ip4/1.2.3.4/udp/9/quic-v1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit"), one(best)}},
 		"loopback last":  &swarm.DialError{DialErrors: []swarm.TransportError{one(best), one("/ip4/127.0.0.1/udp/9/quic-v1")}},
 	} {
 		if text := (&DialError{Node: key(1).Public(), Err: e}).Error(); !strings.Contains(text, best) || strings.Contains(text, "127.0.0.1") {

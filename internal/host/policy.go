@@ -162,6 +162,22 @@ func reach(a ma.Multiaddr) int {
 	return 2
 }
 
+// forPeople puts the address first that tells people most: direct ones that are
+// reached from afar before those of a LAN, before relays, before loopback.
+func forPeople(a, b ma.Multiaddr) int {
+	rank := func(a ma.Multiaddr) int {
+		if r := reach(a); r != 1 {
+			return 2 * r
+		}
+		return 5
+	}
+	return cmp.Compare(rank(a), rank(b))
+}
+
+// Foremost returns the address, of at least one of a node, that people should
+// be told of.
+func Foremost(addrs []ma.Multiaddr) ma.Multiaddr { return slices.MinFunc(addrs, forPeople) }
+
 // ranked keeps and sorts addresses; link-local IPv6 is of no use to others
 // without its zone, which only its own machine knows.
 func ranked(addrs []ma.Multiaddr, keep func(ma.Multiaddr) bool, rank func(ma.Multiaddr) int) []ma.Multiaddr {
