@@ -41,12 +41,16 @@ func (n *Node) entries() []pulse.Target {
 	return out
 }
 
-// group is the part of the address space that a member lives in: nobody can fill
-// the table from one. On a private network machines behind one router are many,
-// so private addresses are exempt there; a node without an address of its own is
-// counted with its relay.
-func (n *Node) group(c record.Contact) string {
+// group returns the parts of the address space that a member says it can be
+// reached in: nobody can fill the table from a few. On a private network machines
+// behind one router are many, so private addresses are exempt there; a node
+// without an address of its own is counted with its relay.
+func (n *Node) group(c record.Contact) (groups []string) {
+	exempt := false
 	for _, raw := range c.Addrs {
+		if !n.host.DialableRaw(raw) {
+			continue
+		}
 		a, err := ma.NewMultiaddrBytes(raw)
 		if err != nil {
 			continue
@@ -57,7 +61,8 @@ func (n *Node) group(c record.Contact) string {
 		}
 		at, ok := netip.AddrFromSlice(ip)
 		if at = at.Unmap(); !ok || n.net.Private() && !manet.IsPublicAddr(a) {
-			return ""
+			exempt = true
+			continue
 		}
 		bits := 24
 		if at.Is6() {
@@ -67,9 +72,12 @@ func (n *Node) group(c record.Contact) string {
 		if err != nil {
 			continue
 		}
-		return p.String()
+		groups = append(groups, p.String())
 	}
-	return "nowhere"
+	if len(groups) == 0 && !exempt {
+		return []string{"nowhere"}
+	}
+	return groups
 }
 
 // member takes in what became of another node: the DHT asks it or not, and
@@ -89,7 +97,7 @@ func (n *Node) member(c swim.Change) {
 			addrs = append(addrs, a)
 		}
 	}
-	n.kad.Known(c.Node, addrs, c.Contact.Server && len(addrs) > 0, !gone)
+	n.kad.Known(c.Node, addrs, c.Contact.Server && len(addrs) > 0 && c.Is != swim.Unknown, !gone)
 	switch {
 	case gone && !c.Was.Gone():
 		text := "node " + c.Node.Short() + " does not answer: it is taken for dead"

@@ -7,6 +7,7 @@ import (
 
 	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
+	"cell.network/cell/internal/record"
 )
 
 // How nodes are dialled.
@@ -26,6 +27,7 @@ const (
 type target struct {
 	rows  bool          // of Config.Peers
 	addrs [][]byte      // what Peers or Entries said
+	said  [][]byte      // what membership says
 	wait  time.Duration // after the next failure, where it is of Config.Peers
 	next  time.Time     // when to try again
 
@@ -35,8 +37,8 @@ type target struct {
 	busy bool // being dialled or used
 }
 
-// aimLocked takes in which nodes to exchange rows with; it closes the streams
-// that this node opened to former ones and that membership does not need.
+// aimLocked takes in which nodes to exchange rows with; the streams that this
+// node opened to former ones are left to membership.
 func (p *Pulse) aimLocked(wanted []Target, now time.Time) {
 	current := make(map[identity.Key]bool, MaxTargets)
 	for _, w := range wanted {
@@ -68,11 +70,18 @@ func (p *Pulse) aimLocked(wanted []Target, now time.Time) {
 			continue
 		}
 		t.rows = false
-		if l := p.links[k]; l != nil {
-			p.valueLocked(l)
-			if l.ours && !t.asked {
+		if l := p.links[k]; l != nil && l.ours {
+			l.welcome, p.told = false, false // until the neighbour introduces itself
+			if l.counted {
+				t.asked = true
+				p.members.Release(k, now)
+				p.stirLocked()
+			} else {
 				_ = l.stream.Reset()
 			}
+		}
+		if l := p.links[k]; l != nil {
+			p.valueLocked(l)
 		}
 	}
 }
@@ -87,7 +96,8 @@ func (p *Pulse) targetLocked(k identity.Key) *target {
 }
 
 // callLocked has a stream opened to a node that membership asks for.
-func (p *Pulse) callLocked(k identity.Key, now time.Time) {
+func (p *Pulse) callLocked(c record.Contact, now time.Time) {
+	k := c.Signer
 	if l := p.links[k]; k == p.self || l != nil && l.linked {
 		return
 	}
@@ -108,7 +118,7 @@ func (p *Pulse) callLocked(k identity.Key, now time.Time) {
 		return
 	}
 	t := p.targetLocked(k)
-	t.asked, t.call = true, !t.busy
+	t.asked, t.call, t.said = true, !t.busy, c.Addrs
 }
 
 // dropLocked closes a stream that membership needs no more.
@@ -256,9 +266,11 @@ func (p *Pulse) connect(k identity.Key, t *target) bool {
 // what strangers say, and as was said here.
 func (p *Pulse) addrs(k identity.Key, t *target) [][]byte {
 	p.mu.Lock()
-	m, _ := p.members.Member(k)
-	known := t.addrs
+	said, known := t.said, t.addrs
+	if m, ok := p.members.Member(k); ok {
+		said = m.Contact.Addrs
+	}
 	p.mu.Unlock()
-	all := slices.DeleteFunc(slices.Clone(m.Contact.Addrs), func(a []byte) bool { return !p.host.DialableRaw(a) })
+	all := slices.DeleteFunc(slices.Clone(said), func(a []byte) bool { return !p.host.DialableRaw(a) })
 	return append(all, known...)
 }

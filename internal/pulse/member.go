@@ -117,7 +117,7 @@ func (p *Pulse) step(now time.Time) (changes []swim.Change, next time.Time) {
 			}
 		}
 		for _, c := range out.Dial {
-			p.callLocked(c.Signer, now)
+			p.callLocked(c, now)
 		}
 		for _, k := range out.Drop {
 			p.dropLocked(k)

@@ -104,7 +104,7 @@ type Config struct {
 	Entries func() []Target
 
 	// Group is that of [swim.Config]. Nil: no limit.
-	Group func(record.Contact) string
+	Group func(record.Contact) []string
 
 	// Period is that of [swim.Config], between two probes; default 1 s.
 	Period time.Duration

@@ -137,7 +137,7 @@ func TestAttackClockAtStart(t *testing.T) {
 
 // a node that moves into a full group is buried.
 func TestAttackMoverIsBuried(t *testing.T) {
-	group := func(c record.Contact) string { return fmt.Sprint(c.Addrs[0][1:4]) }
+	group := func(c record.Contact) []string { return []string{fmt.Sprint(c.Addrs[0][1:4])} }
 	d := detectorWith(t, 3, func(o *Config) { o.Group, o.PerGroup = group, 3 })
 	away := func(seq uint64) record.Contact {
 		return contactOf(t, 50, seq, func(o *record.ContactOffer) { o.Addrs[0][2] = 77 })

@@ -187,18 +187,18 @@ func TestEarlierLife(t *testing.T) {
 // A flood of contacts from one part of the address space, or of all kinds, is
 // kept to its share; without the check it fills the table.
 func TestSybils(t *testing.T) {
-	group := func(c record.Contact) string {
-		if len(c.Addrs) == 0 {
-			return ""
+	group := func(c record.Contact) (all []string) {
+		for _, a := range c.Addrs {
+			all = append(all, fmt.Sprint(a[1:4]))
 		}
-		return fmt.Sprint(c.Addrs[0][1:4])
+		return all
 	}
 	for _, c := range []struct {
 		name  string
-		group func(record.Contact) string
+		group func(record.Contact) []string
 		want  int
 	}{{"guarded", group, 8}, {"unguarded", nil, 100}} {
-		d := detectorWith(t, 3, func(o *Config) { o.MaxMembers, o.Group, o.PerGroup = 100, c.group, 8 })
+		d := detectorWith(t, 3, func(o *Config) { o.MaxMembers, o.Group, o.PerGroup, o.gullible = 100, c.group, 8, true })
 		for i := 4; i < 300; i++ {
 			s := contactOf(t, i, 1, nil)
 			if err := d.Hear(testKey(1).Public(), message{Contacts: [][]byte{s.Raw}}.encode(), epoch); err != nil {

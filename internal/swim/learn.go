@@ -9,9 +9,11 @@ import (
 
 // Learn takes a verified contact that came another way: from the LAN or the
 // disk. It reports whether it is news.
-func (d *Detector) Learn(c record.Contact, now time.Time) bool { return d.learn(&c, nil, now) }
+func (d *Detector) Learn(c record.Contact, now time.Time) bool { return d.learn(&c, nil, word{}, now) }
 
-func (d *Detector) learn(c *record.Contact, from *link, now time.Time) bool {
+// learn takes a verified contact. Of a node that is not known a neighbour may
+// only speak for itself; others have a word in it, see [hearsay].
+func (d *Detector) learn(c *record.Contact, from *link, w word, now time.Time) bool {
 	i := idOf(c.Raw)
 	if c.Signer == d.cfg.Self {
 		if !d.leaving() && (d.me.contact == nil || c.Order.Compare(d.me.contact.Order) > 0) { // of an earlier life, by a clock ahead
@@ -21,7 +23,10 @@ func (d *Detector) learn(c *record.Contact, from *link, now time.Time) bool {
 	}
 	m := d.members[c.Signer]
 	if m == nil {
-		return d.meet(c, from, now)
+		if from == nil || from.node == c.Signer || d.cfg.gullible {
+			return d.meet(c, from, now)
+		}
+		return d.rumoured(c, from, w, now)
 	}
 	if c.Order.Compare(m.contact.Order) <= 0 {
 		if from != nil && i != m.id {
@@ -53,6 +58,9 @@ func (d *Detector) learn(c *record.Contact, from *link, now time.Time) bool {
 	if was == Suspect || was == Dead {
 		m.refuted = now
 	}
+	if changed || was == Dead {
+		m.tried = time.Time{}
+	}
 	d.replace(m, c)
 	m.accusers = nil
 	if m.probe != nil {
@@ -75,28 +83,28 @@ func (d *Detector) learn(c *record.Contact, from *link, now time.Time) bool {
 	return true
 }
 
-// meet takes a node into the table, where there is room.
+// meet takes a node into the table, where there is room. For one that a stream
+// leads to room is made at the cost of those that others have told of.
 func (d *Detector) meet(c *record.Contact, from *link, now time.Time) bool {
-	group := ""
-	if d.cfg.Group != nil {
-		group = d.cfg.Group(*c)
+	linked := d.links[c.Signer] != nil
+	groups := d.groupsOf(c)
+	for _, g := range groups {
+		if d.groups[g] >= d.cfg.PerGroup && !d.evict(func(m *member) bool { return slices.Contains(m.groups, g) }, linked) {
+			d.refuse(idOf(c.Raw), now)
+			return false
+		}
 	}
-	if group != "" && d.groups[group] >= d.cfg.PerGroup && !d.evict(func(m *member) bool { return m.group == group }) {
-		d.refuse(idOf(c.Raw), now)
-		return false
+	if most := d.cfg.MaxMembers; len(d.order) >= most {
+		if c.Left {
+			return false // a stranger's goodbye pushes nobody out
+		}
+		if !d.evict(func(*member) bool { return true }, linked) && !(linked && len(d.order) < most+spare) {
+			d.refuse(idOf(c.Raw), now)
+			return false
+		}
 	}
-	most := d.cfg.MaxMembers
-	if c.Left && len(d.order) >= most {
-		return false // a stranger's goodbye pushes nobody out
-	}
-	if d.links[c.Signer] != nil {
-		most += spare
-	}
-	if len(d.order) >= most && !d.evict(func(*member) bool { return true }) {
-		d.refuse(idOf(c.Raw), now)
-		return false
-	}
-	m := &member{contact: c, id: idOf(c.Raw), group: group}
+	d.quash(c.Signer)
+	m := &member{contact: c, id: idOf(c.Raw), groups: groups}
 	d.add(m)
 	is := Alive
 	if c.Left {
@@ -108,29 +116,54 @@ func (d *Detector) meet(c *record.Contact, from *link, now time.Time) bool {
 	return true
 }
 
-// regroupable puts a member into the group of its next contact, if there is room.
+// groupsOf returns the different groups that a contact counts in.
+func (d *Detector) groupsOf(c *record.Contact) []string {
+	if d.cfg.Group == nil || c.Left {
+		return nil
+	}
+	groups := slices.Clone(d.cfg.Group(*c))
+	slices.Sort(groups)
+	return slices.Compact(groups)
+}
+
+// regroupable puts a member into the groups of its next contact, if there is room.
 func (d *Detector) regroupable(m *member, c *record.Contact) bool {
 	if d.cfg.Group == nil || c.Left {
 		return true
 	}
-	group := d.cfg.Group(*c)
-	if group == m.group {
-		return true
+	groups := d.groupsOf(c)
+	for _, g := range groups {
+		if d.groups[g] >= d.cfg.PerGroup && !slices.Contains(m.groups, g) {
+			return false
+		}
 	}
-	if group != "" && d.groups[group] >= d.cfg.PerGroup {
-		return false
-	}
-	d.regroup(m, group)
+	d.regroup(m, groups)
 	return true
 }
 
-// evict forgets the longest gone of these.
-func (d *Detector) evict(of func(*member) bool) bool {
-	i := slices.IndexFunc(d.gone, of)
-	if i >= 0 {
+// evict makes room among these: the longest gone is forgotten, or else, if
+// others may be, one that has never said anything to this node.
+func (d *Detector) evict(of func(*member) bool, others bool) bool {
+	if i := slices.IndexFunc(d.gone, of); i >= 0 {
 		d.remove(d.gone[i])
+		return true
 	}
-	return i >= 0
+	if !others || len(d.order) == 0 {
+		return false
+	}
+	for n, from := 0, d.cfg.Rand.IntN(len(d.order)); n < len(d.order); n++ {
+		m := d.order[(from+n)%len(d.order)]
+		if m.met || m.link != nil || m.state.Gone() || !of(m) {
+			continue
+		}
+		if m.probe != nil {
+			d.end(m.probe)
+		}
+		d.changes = append(d.changes, Change{m.contact.Signer, m.state, Unknown, *m.contact})
+		d.remove(m)
+		return true
+	}
+	return false
 }
 
 // bind tells a link whose it is.
@@ -151,8 +184,14 @@ func (d *Detector) sweep(now time.Time) {
 			d.become(m, Dead, now)
 		}
 	}
-	for i, at := range d.wanted {
-		if now.Sub(at) > wantAgain {
+	for _, r := range slices.Clone(d.rumours) {
+		if now.Sub(r.since) > rumourLife {
+			d.quash(r.contact.Signer)
+			d.refuse(r.id, now)
+		}
+	}
+	for i, w := range d.wanted {
+		if now.Sub(w.at) > wantAgain {
 			delete(d.wanted, i)
 		}
 	}

@@ -118,6 +118,20 @@ func (d *Detector) Linked(node identity.Key, now time.Time) {
 	d.greet(l, now)
 }
 
+// Release tells that the stream to node, which was opened for another purpose, is
+// of no use for that any more: membership has it closed in good time, unless it
+// needs it itself.
+func (d *Detector) Release(node identity.Key, now time.Time) {
+	l := d.links[node]
+	switch {
+	case l == nil:
+	case l.member == nil: // it takes no part
+		d.drop(l, now)
+	default:
+		l.ours, d.tending = true, now
+	}
+}
+
 // Unlinked tells that the stream to node has ended. That is a reason to probe
 // it at once, not a verdict.
 func (d *Detector) Unlinked(node identity.Key, now time.Time) {
@@ -157,7 +171,7 @@ func (d *Detector) Hear(from identity.Key, msg []byte, now time.Time) error {
 	}
 	if err != nil {
 		if l.member != nil {
-			l.member.tried = now.Add(shunned)
+			l.member.shunned = now.Add(shunned)
 		}
 		return fmt.Errorf("hear %s: %w", from.Short(), err)
 	}
@@ -172,6 +186,7 @@ func (d *Detector) hear(l *link, m message, now time.Time) error {
 		}
 	}
 	if o := l.member; o != nil {
+		o.met = true
 		d.answered(o, now)
 		if o.state == Dead && now.Sub(l.warned) > wantAgain { // it is not, but others need its own word for that
 			l.warned = now
@@ -222,7 +237,12 @@ func (d *Detector) take(l *link, raw []byte, now time.Time) error {
 		}
 		return nil
 	}
-	if d.useless(i, now) || slices.Contains(d.mine, i) ||
+	if r := d.heardOf[i]; r != nil && l.node != r.contact.Signer {
+		d.confirm(r, l, now)
+		return nil
+	}
+	signer, _ := record.PeekSigner(raw)
+	if d.useless(i, now) && signer != l.node || slices.Contains(d.mine, i) ||
 		!l.verify.spend(verifyRate, verifyBurst, now) && !(d.awaited(raw) && l.rescues.spend(rescueRate, rescueBurst, now)) {
 		return nil
 	}
@@ -234,8 +254,12 @@ func (d *Detector) take(l *link, raw []byte, now time.Time) error {
 	case err != nil:
 		return err
 	}
-	delete(d.wanted, i)
-	d.learn(c, l, now)
+	var w word
+	if o := d.wanted[i]; o != nil {
+		w = o.word
+		delete(d.wanted, i)
+	}
+	d.learn(c, l, w, now)
 	return nil
 }
 

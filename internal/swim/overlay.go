@@ -33,6 +33,7 @@ const (
 	forProbe
 	forFavour
 	forMeeting
+	forProof // that it is there
 )
 
 // dial is one that was asked for.
@@ -76,6 +77,10 @@ func (d *Detector) dialled(node identity.Key) (why purpose) {
 // Failed tells that a dial asked for by [Output].Dial came to nothing.
 func (d *Detector) Failed(node identity.Key, now time.Time) {
 	why, m := d.dialled(node), d.members[node]
+	if r := d.about[node]; why != 0 && r != nil {
+		d.quash(node)
+		d.refuse(r.id, now)
+	}
 	if why == 0 || m == nil {
 		return
 	}
@@ -113,7 +118,8 @@ func (d *Detector) tend(now time.Time) {
 	if d.leaving() {
 		return
 	}
-	n := d.live + 1
+	d.sift(now)
+	n := d.live + len(d.rumours) + 1
 	if n > allUpTo {
 		d.prune(bits.Len(uint(n-1))+2, now)
 	}
@@ -162,9 +168,13 @@ func (d *Detector) pick(n int, now time.Time) {
 		}
 	}
 	if n <= allUpTo {
-		for _, m := range d.order {
+		all := slices.Clone(d.order)
+		for _, r := range d.rumours {
+			all = append(all, &r.member)
+		}
+		for _, m := range all {
 			k := m.contact.Signer
-			if m.state.live() && m.link == nil && pending < maxDials && d.fresh(m, now) &&
+			if !m.state.Gone() && m.link == nil && pending < maxDials && d.fresh(m, now) &&
 				(string(d.cfg.Self[:]) < string(k[:]) || now.Sub(m.since) > yield) && d.dial(m, forPick, now) {
 				pending++
 			}
@@ -184,17 +194,26 @@ func (d *Detector) pick(n int, now time.Time) {
 		}
 	}
 	for tries := 0; lack > 0 && pending < maxDials && tries < 4*maxDials; tries++ {
-		m := d.order[d.cfg.Rand.IntN(len(d.order))]
-		if m.state == Alive && m.link == nil && d.fresh(m, now) && d.dial(m, forPick, now) {
+		m := d.candidate()
+		if (m.state == Alive || m.state == Unknown) && m.link == nil && d.fresh(m, now) && d.dial(m, forPick, now) {
 			pending++
 			lack--
 		}
 	}
 }
 
-// fresh reports whether a member was not tried of late.
+// candidate returns any member, or any of those that one neighbour told of.
+func (d *Detector) candidate() *member {
+	n := len(d.rumours)
+	if n == 0 || len(d.order) > 0 && d.cfg.Rand.IntN(2) == 0 {
+		return d.order[d.cfg.Rand.IntN(len(d.order))]
+	}
+	return &d.rumours[d.cfg.Rand.IntN(n)].member
+}
+
+// fresh reports whether a member was not tried of late, and may be.
 func (d *Detector) fresh(m *member, now time.Time) bool {
-	return m.tried.IsZero() || now.Sub(m.tried) > redial
+	return !now.Before(m.shunned) && (m.tried.IsZero() || now.Sub(m.tried) > redial)
 }
 
 // revive dials one of the dead: a network that was cut in two, or a node that

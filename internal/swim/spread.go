@@ -23,6 +23,8 @@ const (
 	bulkTime     = 2 * time.Second // for which a neighbour sends its table, until more comes
 	small        = 16              // members, up to which a table is small
 
+	emptyBucket = "\x00\x00\x00\x00" // its sum
+
 	compareRate  = 2  // comparisons a second that are answered to one neighbour; each goes through the whole table
 	compareBurst = 64 // of them at once: a whole table, some times
 )
@@ -95,11 +97,11 @@ func (d *Detector) named(l *link, m message, now time.Time) {
 	}
 	if len(m.Sum) > 0 && id(m.Sum) != d.sum {
 		switch {
-		case d.live > small:
-			d.say(l).Buckets = d.wireSums()
+		case d.live+len(d.rumours) > small:
+			d.say(l).Buckets = d.wishes()
 		case now.After(d.bulk): // one neighbour at a time sends the table
 			d.bulk = now.Add(bulkTime)
-			d.say(l).Buckets = d.wireSums()
+			d.say(l).Buckets = d.wishes()
 		default:
 			d.sooner(compareSoon, now)
 		}
@@ -125,20 +127,28 @@ func (d *Detector) sooner(span time.Duration, now time.Time) {
 
 // want asks a neighbour for a contact, unless another one has just been asked.
 func (d *Detector) want(l *link, i id, now time.Time) {
+	if r := d.heardOf[i]; r != nil {
+		d.confirm(r, l, now)
+		return
+	}
 	if d.useless(i, now) || slices.Contains(d.mine, i) || len(l.wants) >= maxWanted {
 		return
 	}
-	at, ok := d.wanted[i]
-	if ok && now.Sub(at) < wantAgain {
+	w := d.wanted[i]
+	if w == nil {
+		for old := range d.wanted { // of what others made up, perhaps: it is only kept so that nothing is asked for twice
+			if len(d.wanted) < maxWanted {
+				break
+			}
+			delete(d.wanted, old)
+		}
+		w = &want{}
+		d.wanted[i] = w
+	}
+	if d.attest(&w.word, l); !w.at.IsZero() && now.Sub(w.at) < wantAgain {
 		return
 	}
-	for old := range d.wanted { // of what others made up, perhaps: it is only kept so that nothing is asked for twice
-		if ok || len(d.wanted) < maxWanted {
-			break
-		}
-		delete(d.wanted, old)
-	}
-	d.wanted[i] = now
+	w.at = now
 	l.wants = append(l.wants, i)
 	d.say(l)
 }
@@ -148,12 +158,12 @@ func (d *Detector) greet(l *link, now time.Time) {
 	if string(d.cfg.Self[:]) > string(l.node[:]) {
 		return
 	}
-	if d.live > small || !now.After(d.bulk) {
+	if d.live+len(d.rumours) > small || !now.After(d.bulk) {
 		d.say(l).Sum = d.sum[:]
 		return
 	}
 	d.bulk = now.Add(bulkTime)
-	d.say(l).Buckets = d.wireSums()
+	d.say(l).Buckets = d.wishes()
 }
 
 // compare compares tables with a random neighbour.
@@ -180,7 +190,7 @@ func (d *Detector) differ(l *link, theirs []byte, now time.Time) {
 		at := b * bucketSize
 		switch their, our := string(theirs[at:at+bucketSize]), string(ours[at:at+bucketSize]); {
 		case their == our:
-		case their == "\x00\x00\x00\x00":
+		case their == emptyBucket:
 			empty |= 1 << b
 		default:
 			l.about |= 1 << b

@@ -103,7 +103,7 @@ func (d *Detector) accused(l *link, a accusal, now time.Time) error {
 		return nil // its refutation would not be taken either
 	}
 	by := d.members[a.Accuser]
-	if by == nil || by.state == Left || by == m || !by.accusals.has(accusalRate, accusalBurst, now) {
+	if by == nil || by.state == Left || by == m || !by.accusals.has(accusalRate, accusalBurst, now) && !d.cfg.gullible {
 		return nil
 	}
 	if !a.Accuser.Verify(accusalText(d.cfg.Network, i), a.Sig) {
@@ -142,7 +142,10 @@ func (d *Detector) defend(l *link, i id, now time.Time) {
 	if i != d.me.id || d.leaving() || d.refute != (record.Order{}) || !d.refutes.spend(refuteRate, refuteBurst, now) {
 		return
 	}
-	d.worse()
+	if now.Sub(d.worsened) >= d.cfg.Period { // one cause may have many accuse it at once
+		d.worsened = now
+		d.worse()
+	}
 	d.refute = d.me.contact.Order
 }
 

@@ -95,14 +95,18 @@ type Config struct {
 	Period     time.Duration // between two probes, default 1 s; a third of it where round trips are short
 	MaxMembers int           // of the table, default 4096
 
-	// Group names the part of the address space that a node lives in, such as its
-	// /24 or /48; at most PerGroup members of one group are kept. "" is exempt.
-	// Nil: no limit.
-	Group    func(record.Contact) string
+	// Group names the parts of the address space that a node says it can be
+	// reached in, such as the /24 or /48 of each address; it counts in each, and
+	// at most PerGroup members of one are kept. One in none is exempt. Nil: no limit.
+	Group    func(record.Contact) []string
 	PerGroup int // default 32
 
 	// open opens contacts; tests of many nodes share their work.
 	open func(raw []byte, now time.Time) (*record.Contact, error)
+
+	// gullible lets everybody's word count for everything: tests show by it that
+	// an attack would succeed.
+	gullible bool
 }
 
 // Member is a node of the table.
@@ -115,7 +119,7 @@ type Member struct {
 // Change tells that a member's state, or what its contact says, has changed.
 type Change struct {
 	Node    identity.Key
-	Was, Is State // the same where only the contact has changed
+	Was, Is State // the same where only the contact has changed; Is Unknown: forgotten, to make room
 	Contact record.Contact
 }
 
@@ -141,13 +145,14 @@ type Output struct {
 type Detector struct {
 	cfg Config
 
-	me      *member      // this node, outside of the table; its contact is nil before the first
-	mine    []id         // of own contacts, newest first
-	refute  record.Order // that an own contact must exceed, or zero
-	refutes pace
-	slander map[identity.Key]*pace
-	haste   pace // of contacts sent to all neighbours at once
-	health  int  // Lifeguard's: 0 is well
+	me       *member      // this node, outside of the table; its contact is nil before the first
+	mine     []id         // of own contacts, newest first
+	refute   record.Order // that an own contact must exceed, or zero
+	refutes  pace
+	slander  map[identity.Key]*pace
+	haste    pace      // of contacts sent to all neighbours at once
+	health   int       // Lifeguard's: 0 is well
+	worsened time.Time // by a suspicion of this node
 
 	table
 	changes []Change
@@ -162,8 +167,9 @@ type Detector struct {
 	dials   []*dial
 	toDial  []record.Contact
 	toDrop  []identity.Key
-	wanted  map[id]time.Time // when a neighbour was asked for a contact
-	extra   int              // neighbours beyond what is due, to replace others
+	wanted  map[id]*want
+	hearsay
+	extra int // neighbours beyond what is due, to replace others
 
 	due      time.Time // the last Output.Next
 	probing  time.Time // when the next probe is due
@@ -172,6 +178,7 @@ type Detector struct {
 	bulk     time.Time // until when a neighbour is expected to send its whole table
 	tending  time.Time // when to look after the neighbours
 	meeting  time.Time // … to try a dead node
+	sifting  time.Time // … to look into what others say
 	mixing   time.Time // … to replace a neighbour
 	sweeping time.Time // … to forget what is over
 }
@@ -193,7 +200,7 @@ func New(c Config) *Detector {
 			return &o, err
 		}
 	}
-	return &Detector{cfg: c, table: newTable(), me: &member{}, slander: make(map[identity.Key]*pace), links: make(map[identity.Key]*link), wanted: make(map[id]time.Time), rtt: firstRTT}
+	return &Detector{cfg: c, table: newTable(), me: &member{}, slander: make(map[identity.Key]*pace), links: make(map[identity.Key]*link), wanted: make(map[id]*want), hearsay: newHearsay(), rtt: firstRTT}
 }
 
 // Own gives the newest contact of this node, for others. A goodbye is the last one.

@@ -36,7 +36,7 @@ type member struct {
 	past    id // of the contact before
 	state   State
 	since   time.Time
-	group   string
+	groups  []string
 	place   int // in table.order
 	link    *link
 	probe   *probe
@@ -47,7 +47,9 @@ type member struct {
 	refuted   time.Time      // when it last refuted
 	died      time.Time      // when it was last taken for dead
 	vouched   bool           // others' word has revived it with this contact
-	tried     time.Time      // when a dial was last asked for
+	met       bool           // it has said something on a stream of its own
+	tried     time.Time      // when a dial to where it is was last asked for
+	shunned   time.Time      // until when it is not picked: it has said junk
 
 	news     pace // of its contacts
 	refutals pace // of those that refute: however much it has said before
@@ -98,8 +100,8 @@ func (t *table) add(m *member) {
 	t.order = append(t.order, m)
 	t.members[m.contact.Signer] = m
 	t.ids[m.id] = m
-	if m.group != "" {
-		t.groups[m.group]++
+	for _, g := range m.groups {
+		t.groups[g]++
 	}
 }
 
@@ -111,7 +113,7 @@ func (t *table) remove(m *member) {
 	delete(t.members, m.contact.Signer)
 	t.forget(m.id, m)
 	t.forget(m.past, m)
-	t.regroup(m, "")
+	t.regroup(m, nil)
 	if m.link != nil {
 		m.link.member, m.link = nil, nil
 	}
@@ -123,14 +125,16 @@ func (t *table) forget(i id, m *member) {
 	}
 }
 
-func (t *table) regroup(m *member, group string) {
-	if m.group != "" {
-		if t.groups[m.group]--; t.groups[m.group] == 0 {
-			delete(t.groups, m.group)
+// regroup has a member counted in these groups and no others.
+func (t *table) regroup(m *member, groups []string) {
+	for _, g := range m.groups {
+		if t.groups[g]--; t.groups[g] == 0 {
+			delete(t.groups, g)
 		}
 	}
-	if m.group = group; group != "" {
-		t.groups[group]++
+	m.groups = groups
+	for _, g := range groups {
+		t.groups[g]++
 	}
 }
 

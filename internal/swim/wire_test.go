@@ -255,8 +255,8 @@ func books(t testing.TB, d *Detector) {
 			live++
 			add(m.id)
 		}
-		if m.group != "" {
-			groups[m.group]++
+		for _, g := range m.groups {
+			groups[g]++
 		}
 		dead += count(m.state == Dead)
 		gone += count(m.state.Gone())
@@ -269,6 +269,14 @@ func books(t testing.TB, d *Detector) {
 	if len(d.order) > d.cfg.MaxMembers+spare || len(d.ids) > 2*len(d.order) || len(d.members) != len(d.order) || len(d.links) != len(d.list) ||
 		len(d.refused) > maxRefused || len(d.wanted) > maxWanted || len(d.dials) > maxPending || len(d.favours) > maxFavours {
 		t.Fatal("a limit is exceeded")
+	}
+	for at, r := range d.rumours {
+		if r.place != at || r.state != Unknown || d.about[r.contact.Signer] != r || d.heardOf[r.id] != r || d.members[r.contact.Signer] != nil {
+			t.Fatalf("a rumour of %s is out of place", r.contact.Signer.Short())
+		}
+	}
+	if n := len(d.rumours); n > d.cfg.MaxMembers || len(d.about) != n || len(d.heardOf) != n {
+		t.Fatalf("%d rumours, %d, %d", n, len(d.about), len(d.heardOf))
 	}
 	for _, p := range d.probes {
 		if p.member.probe != p {
