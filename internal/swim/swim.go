@@ -236,7 +236,7 @@ const ownIDs = 16
 
 // says reports whether a newer contact says something else.
 func says(a, b *record.Contact) bool {
-	if a.Server != b.Server || a.Relay != b.Relay || a.Left != b.Left || len(a.Addrs) != len(b.Addrs) {
+	if a.Order.Incarnation != b.Order.Incarnation || a.Server != b.Server || a.Relay != b.Relay || a.Left != b.Left || len(a.Addrs) != len(b.Addrs) {
 		return true
 	}
 	for i := range a.Addrs {
