@@ -259,11 +259,11 @@ func TestLoopbackIsNotTold(t *testing.T) {
 	}) {
 		t.Skipf("this machine is on no network: %v, %v", a, err)
 	}
-	all := open(t, Config{Key: key(1), Listen: DefaultListen[:1]})
+	all := open(t, Config{Key: key(1), Listen: DefaultListen})
 	only := open(t, Config{Key: key(2)})
-	for _, lan := range []bool{true, false} {
-		for _, raw := range all.LeaseAddrs(lan) {
-			if a, _ := ma.NewMultiaddrBytes(raw); manet.IsIPLoopback(a) {
+	for _, told := range [][][]byte{all.LeaseAddrs(true), all.LeaseAddrs(false), raw(all.Addrs())} {
+		for _, b := range told {
+			if a, _ := ma.NewMultiaddrBytes(b); manet.IsIPLoopback(a) || manet.IsIP6LinkLocal(a) {
 				t.Errorf("others are told %s", a)
 			}
 		}

@@ -32,7 +32,8 @@ type machine struct {
 
 func newMachine() *machine { return &machine{read: interfaceAddrs, told: listenChanges} }
 
-// interfaceAddrs returns the addresses of the interfaces that are up.
+// interfaceAddrs returns the addresses of the interfaces that are up, but for
+// those that mean something on one wire only (fe80::/10).
 func interfaceAddrs() ([]ma.Multiaddr, error) {
 	all, err := net.Interfaces()
 	if err != nil {
@@ -45,7 +46,7 @@ func interfaceAddrs() ([]ma.Multiaddr, error) {
 			continue // it may have gone meanwhile
 		}
 		for _, a := range addrs {
-			if m, err := manet.FromNetAddr(a); err == nil {
+			if m, err := manet.FromNetAddr(a); err == nil && !manet.IsIP6LinkLocal(m) {
 				out = append(out, m)
 			}
 		}
