@@ -120,8 +120,8 @@ func (a *app) found(mark string, f node.Found) error {
 		return a.term.json(f)
 	}
 	hops, rtt := "-", "-"
-	if f.Hops > 0 || !f.Holder.IsZero() {
-		hops = strconv.Itoa(f.Hops)
+	if f.Hops != nil {
+		hops = strconv.Itoa(*f.Hops)
 	}
 	if f.RTTMS > 0 {
 		rtt = duration(millis(f.RTTMS))

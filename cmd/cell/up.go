@@ -69,7 +69,7 @@ config.toml (see: cell config).`,
 				defer client.Close()
 				return a.alreadyUp(c.Context(), client)
 			}
-			return node.Up(c.Context(), h, s, a.banner)
+			return node.Up(c.Context(), h, s, a.banner, func(text string) { a.term.say("cell: %s %s", "warning:", clean(text)) })
 		},
 	}
 	f := c.Flags()

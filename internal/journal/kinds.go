@@ -10,6 +10,7 @@ const (
 	Config        Kind = "config"
 	Clock         Kind = "clock"
 	LAN           Kind = "lan"
+	Join          Kind = "join"
 	PeerUp        Kind = "peer.up"
 	PeerDown      Kind = "peer.down"
 	Announce      Kind = "announce"
@@ -49,6 +50,7 @@ var Kinds = []struct {
 	{Config, "The node read its settings, at its start or again."},
 	{Clock, "The machine's clock disagrees with what was seen before."},
 	{LAN, "Announcements on the local network began to work, or stopped working."},
+	{Join, "A way into the network that the node was told of was found closed, or open again."},
 	{PeerUp, "Another node that may serve the same cells is back."},
 	{PeerDown, "Another node that may serve the same cells died, or left."},
 	{Announce, "The node told others that it serves a cell."},

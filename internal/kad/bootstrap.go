@@ -258,7 +258,7 @@ func (k *Kad) meet(peers []peer.AddrInfo, atOnce int, limit time.Duration) error
 	var failure atomic.Pointer[error]
 	slots := make(chan struct{}, atOnce)
 	for _, p := range peers {
-		if k.linked(p.ID) {
+		if _, known := k.dir.about(p.ID); k.linked(p.ID) && (known || k.inTable(p.ID)) {
 			met.Store(true)
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/multiformats/go-multistream"
@@ -22,8 +23,11 @@ type Entry struct {
 	Err   error     // of the last attempt, in words for people; nil where a node answered
 }
 
-// errNoAddress says that a name leads to no node.
-var errNoAddress = errors.New("the name has no addresses of nodes")
+// What is wrong with a bootstrap address at which nobody is silent.
+var (
+	errNoAddress = errors.New("the name has no addresses of nodes")
+	errForeign   = errors.New("the node there is of another network, or only a client of this one")
+)
 
 // Entries returns what came of each bootstrap address, in their order.
 func (k *Kad) Entries() []Entry {
@@ -56,15 +60,17 @@ func plainly(err error) error {
 	var other sec.ErrPeerIDMismatch
 	var dns *net.DNSError
 	var slow net.Error
+	var stream *network.StreamError
 	switch {
-	case errors.Is(err, errNoAddress):
+	case errors.Is(err, errNoAddress), errors.Is(err, errForeign):
 		return err
 	case errors.As(err, &dns):
 		return dns
 	case errors.As(err, &other):
 		return fmt.Errorf("another node is there: %s", other.Actual)
-	case errors.Is(err, multistream.ErrNotSupported[protocol.ID]{}):
-		return errors.New("the node there is of another network, or only a client of this one")
+	case errors.Is(err, multistream.ErrNotSupported[protocol.ID]{}),
+		errors.As(err, &stream) && stream.ErrorCode == network.StreamProtocolNegotiationFailed:
+		return errForeign
 	case errors.As(err, &slow) && slow.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer within %v", meetTimeout)
 	}

@@ -228,7 +228,7 @@ func TestWhyInPlainWords(t *testing.T) {
 		{told{tier: TierLAN, at: now}, "announced on the LAN just now"},
 		{told{tier: TierDHT, at: now, hops: 1, holder: h}, fmt.Sprintf("lease from holder %s after 1 hop, just now", h.Short())},
 		{told{tier: TierDHT, at: now.Add(-time.Minute), hops: 2, holder: h}, fmt.Sprintf("lease from holder %s after 2 hops, 1m0s ago", h.Short())},
-		{told{tier: TierDHT, at: now, holder: h}, "lease held by this node for the DHT, read just now"},
+		{told{tier: TierDHT, at: now, holder: h}, "lease held by this node for the DHT"},
 		{told{tier: TierDHT, at: now, pushed: true}, "told by the DHT's watch just now"},
 	} {
 		if got := c.why(now); got != c.want {
@@ -449,11 +449,11 @@ func TestStoredHereIsKnownHere(t *testing.T) {
 		}
 		m.Stored(lease(t, 20, "greeter", 1))
 		e := first(t, m, cellOf("greeter"))
-		if e.Holder != m.self || e.Hops != 0 || e.Why != "lease held by this node for the DHT, read just now" {
+		if e.Holder != m.self || e.Hops != 0 || e.Why != "lease held by this node for the DHT" {
 			t.Errorf("found: holder %s, %d hops, %s", e.Holder.Short(), e.Hops, e.Why)
 		}
 		o := observe(t, m, "greeter")
-		o.expect(t, "+20 after 0s: cache, lease held by this node for the DHT, read just now")
+		o.expect(t, "+20 after 0s: cache, lease held by this node for the DHT")
 		m.Stored(lease(t, 20, "greeter", 2, tombstone))
 		o.expect(t, "-20 after 0s: dht, it withdrew")
 		wantOthers(t, m, "greeter")

@@ -57,7 +57,7 @@ func (t told) why(now time.Time) string {
 	case t.pushed:
 		return "told by the DHT's watch " + age
 	case t.hops == 0:
-		return "lease held by this node for the DHT, read " + age
+		return "lease held by this node for the DHT"
 	case t.hops == 1:
 		return fmt.Sprintf("lease from holder %s after 1 hop, %s", t.holder.Short(), age)
 	}

@@ -189,7 +189,7 @@ type Found struct {
 	Node   identity.Key `json:"node,omitzero"`
 	Addrs  []string     `json:"addrs,omitempty"`  // multiaddrs
 	Tier   string       `json:"tier,omitempty"`   // self, cache, lan or dht
-	Hops   int          `json:"hops,omitempty"`   // nodes of the DHT that were asked for its lease, one after the other
+	Hops   *int         `json:"hops,omitempty"`   // nodes of the DHT that were asked for its lease, one after the other; nil: it came otherwise
 	Holder identity.Key `json:"holder,omitzero"`  // the last of them
 	TookMS float64      `json:"took_ms"`          // since the lookup began
 	RTTMS  float64      `json:"rtt_ms,omitempty"` // to the node and back; 0: not measured

@@ -17,7 +17,6 @@ import (
 
 	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
-	"cell.network/cell/internal/journal"
 	"cell.network/cell/internal/record"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -53,7 +52,7 @@ type hintSource struct {
 func parseHintSource(text string) (hintSource, error) {
 	cut := strings.LastIndexByte(text, '#')
 	if cut <= 0 {
-		return hintSource{}, fmt.Errorf("bad source %q: write PATH#KEY or https://…#KEY, with the key of who signed it", text)
+		return hintSource{}, fmt.Errorf("bad source %q: write PATH#KEY, https://…#KEY or http://…#KEY, with the key of who signed it", text)
 	}
 	key, err := identity.ParseKey(text[cut+1:])
 	if err != nil {
@@ -61,10 +60,12 @@ func parseHintSource(text string) (hintSource, error) {
 	}
 	s := hintSource{text[:cut], key}
 	if !s.remote() && !filepath.IsAbs(s.at) {
-		return hintSource{}, fmt.Errorf("bad source %q: it is neither a URL nor an absolute path", text)
+		return hintSource{}, fmt.Errorf("bad source %q: it is neither an absolute path nor a URL of https or http", text)
 	}
 	return s, nil
 }
+
+func (s hintSource) String() string { return s.at + "#" + s.signer.String() }
 
 func (s hintSource) remote() bool {
 	return strings.HasPrefix(s.at, "https://") || strings.HasPrefix(s.at, "http://")
@@ -118,9 +119,11 @@ func (n *Node) hints(ctx context.Context) error {
 		var all sync.WaitGroup
 		for _, s := range sources {
 			all.Go(func() {
-				if err := n.follow(ctx, s); err != nil && ctx.Err() == nil {
-					n.event(journal.Refuse, "", "", "hints from "+s.at+": "+err.Error(), nil)
+				h, err := n.follow(ctx, s)
+				if ctx.Err() != nil {
+					return
 				}
+				n.hinted(s, h, err)
 			})
 		}
 		all.Wait()
@@ -136,11 +139,10 @@ func (n *Node) hints(ctx context.Context) error {
 }
 
 // follow meets the peers that a source names: first those of the copy kept from
-// an earlier time, since the source may be gone.
-func (n *Node) follow(ctx context.Context, s hintSource) error {
+// an earlier time, since the source may be gone. It returns the hints that hold.
+func (n *Node) follow(ctx context.Context, s hintSource) (before record.Hints, err error) {
 	kept := n.hintsFile(s)
 	old, err := os.ReadFile(kept)
-	var before record.Hints
 	if err == nil {
 		if before, err = record.OpenHints(old, n.net, s.signer, time.Now()); err == nil {
 			n.meet(before)
@@ -148,27 +150,27 @@ func (n *Node) follow(ctx context.Context, s hintSource) error {
 	}
 	text, err := s.read(ctx)
 	if err != nil {
-		return fmt.Errorf("read hints: %w", err)
+		return before, fmt.Errorf("read hints: %w", err)
 	}
 	h, err := record.OpenHints(text, n.net, s.signer, time.Now())
 	if err != nil {
-		return err
+		return before, err
 	}
 	if h.Issued.Before(before.Issued) {
-		return fmt.Errorf("%w: issued %s, those of %s are known", record.ErrOrder, h.Issued.Format(time.RFC3339), before.Issued.Format(time.RFC3339))
+		return before, fmt.Errorf("%w: issued %s, those of %s are known", record.ErrOrder, h.Issued.Format(time.RFC3339), before.Issued.Format(time.RFC3339))
 	}
 	n.meet(h)
 	if string(old) != string(text) {
 		if err := replaceFile(kept, text); err != nil {
-			return fmt.Errorf("keep hints: %w", err)
+			return h, fmt.Errorf("keep hints: %w", err)
 		}
 	}
-	return nil
+	return h, nil
 }
 
 // hintsFile is where the newest copy from a source is kept.
 func (n *Node) hintsFile(s hintSource) string {
-	id := sha256.Sum256([]byte(s.at + "#" + s.signer.String()))
+	id := sha256.Sum256([]byte(s.String()))
 	return filepath.Join(n.cfg.Home.Cache, "spores."+string(n.net)+"."+hex.EncodeToString(id[:8])+".json")
 }
 

@@ -81,7 +81,7 @@ func TestHintsOverHTTP(t *testing.T) {
 		{"forged ones", 200, strings.Replace(second, "/udp/", "/tcp/", 1), record.ErrSignature, second},
 	} {
 		status, body = step.status, step.body
-		err := n.follow(context.Background(), source)
+		_, err := n.follow(context.Background(), source)
 		if (step.want == nil) != (err == nil) || step.want != nil && step.want != errAny && !errors.Is(err, step.want) {
 			t.Errorf("%s: %v, want %v", step.what, err, step.want)
 		}
@@ -94,15 +94,15 @@ func TestHintsOverHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, body = 200, first
-	if err := n.follow(context.Background(), source); !errors.Is(err, record.ErrOrder) {
+	if _, err := n.follow(context.Background(), source); !errors.Is(err, record.ErrOrder) {
 		t.Errorf("older hints after newer ones that have expired: %v", err)
 	}
 	elsewhere := httptest.NewServer(http.RedirectHandler(server.URL, http.StatusFound))
 	defer elsewhere.Close()
-	if err := n.follow(context.Background(), hintSource{elsewhere.URL, author.Public()}); err == nil || !strings.Contains(err.Error(), "sends to") {
+	if _, err := n.follow(context.Background(), hintSource{elsewhere.URL, author.Public()}); err == nil || !strings.Contains(err.Error(), "sends to") {
 		t.Errorf("sent to another server: %v", err)
 	}
-	if err := n.follow(context.Background(), hintSource{"/dev/null", author.Public()}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := n.follow(context.Background(), hintSource{"/dev/null", author.Public()}); err == nil || !strings.Contains(err.Error(), "no regular file") {
 		t.Errorf("a device: %v", err)
 	}
 }

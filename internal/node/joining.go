@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
@@ -26,6 +27,15 @@ var _ interface {
 	mesh.Finder
 	mesh.Watcher
 } = joining{}
+
+// nobodyHint says what to do where nobody was found who serves a cell: another
+// thing where this node has nobody to ask.
+func nobodyHint(err error, otherwise string) string {
+	if errors.Is(err, kad.ErrNoPeers) {
+		return "this node knows no other one: name one that is up, cell up --bootstrap ADDRESS, and see what is amiss: cell doctor; or start the cell where its source is: cell run DIR"
+	}
+	return otherwise
+}
 
 // Find implements [mesh.Finder].
 func (j joining) Find(ctx context.Context, cell identity.Cell) iter.Seq2[mesh.Finding, error] {

@@ -63,6 +63,8 @@ type Config struct {
 	Control net.Listener
 	// Rand decides what is left to chance; nil: seeded from the system.
 	Rand *rand.Rand
+	// Warn tells whoever started the node what is amiss meanwhile; nil: nobody.
+	Warn func(text string)
 	// Log receives what is of use to a developer only; nil: nothing.
 	Log *slog.Logger
 }
@@ -101,20 +103,21 @@ type Node struct {
 	rand          *rand.Rand               // guarded by randMu
 	randMu        sync.Mutex
 
-	refused refusals
-	silent  atomic.Pointer[map[identity.Key]time.Time] // hosts not heard of lately, and since when; written by scale
-	balance balancer                                   // of calls, among the replicas here and other nodes
-	targets targets                                    // of programs on this machine
-	served  targets                                    // of other nodes, who name authors by key only
-	keeping sync.Mutex                                 // held while files of cells are written, before mu
-	kicked  chan struct{}                              // one token: decide now
-	soon    atomic.Bool                                // a kick is on its way
-	moved   chan struct{}                              // one token: the addresses of this node may have changed
-	built   chan struct{}                              // closed when all parts are there
-	down    chan struct{}                              // closed by Down
-	once    sync.Once
-	quit    chan struct{}  // closed when the node begins to leave
-	wg      sync.WaitGroup // replicas and their watchers
+	refused   refusals
+	entrances entrances
+	silent    atomic.Pointer[map[identity.Key]time.Time] // hosts not heard of lately, and since when; written by scale
+	balance   balancer                                   // of calls, among the replicas here and other nodes
+	targets   targets                                    // of programs on this machine
+	served    targets                                    // of other nodes, who name authors by key only
+	keeping   sync.Mutex                                 // held while files of cells are written, before mu
+	kicked    chan struct{}                              // one token: decide now
+	soon      atomic.Bool                                // a kick is on its way
+	moved     chan struct{}                              // one token: the addresses of this node may have changed
+	built     chan struct{}                              // closed when all parts are there
+	down      chan struct{}                              // closed by Down
+	once      sync.Once
+	quit      chan struct{}  // closed when the node begins to leave
+	wg        sync.WaitGroup // replicas and their watchers
 }
 
 // New builds a node and opens its ports. Close it, or Run it, which closes it.
@@ -155,6 +158,7 @@ func New(cfg Config) (_ *Node, err error) {
 		Floor:     floor, FloorFile: filepath.Join(cfg.Home.State, "floor."+string(n.net)),
 		OnStored:  n.stored,
 		OnRefused: func(reason string) { n.refuse(journal.LeaseRefused, "dht", reason) },
+		OnEntry:   n.entered,
 	}); err != nil {
 		return nil, err
 	}

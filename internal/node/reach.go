@@ -129,7 +129,11 @@ func (n *Node) reachChecks() []Check {
 	relay := Check{Name: "relays", Status: CheckOK, Evidence: "none is needed"}
 	var via []string
 	for _, p := range r.Places {
-		via = append(via, fmt.Sprintf("%s (%v)", p.Relay.Short(), p.RTT.Round(time.Millisecond)))
+		place := p.Relay.Short()
+		if p.RTT > 0 {
+			place += fmt.Sprintf(" (%v)", p.RTT.Round(max(time.Microsecond, p.RTT/100)))
+		}
+		via = append(via, place)
 	}
 	switch {
 	case len(via) > 0:

@@ -99,7 +99,11 @@ func (r *refusals) journal(err error) {
 // Checks are what the node finds about itself, for `cell doctor`.
 func (n *Node) Checks() []Check {
 	st := n.Status()
-	checks := append([]Check{n.lanCheck(st), dhtCheck(st)}, n.reachChecks()...)
+	checks := append([]Check{n.lanCheck(st), n.dhtCheck(st)}, n.entranceChecks()...)
+	checks = append(checks, n.reachChecks()...)
+	for i, c := range checks {
+		checks[i].Remedy = n.cfg.Settings.heed(c.Remedy)
+	}
 	n.refused.mu.Lock()
 	defer n.refused.mu.Unlock()
 	clock := Check{Name: "clock", Status: CheckOK, Evidence: "no record was refused because of the time"}
@@ -139,17 +143,23 @@ func (r *refusals) sumLocked(reasons []string) (sum uint64) {
 
 func (n *Node) lanCheck(st Status) Check {
 	switch {
+	case n.cfg.Settings.Only:
+		return Check{Name: "lan", Status: CheckOK, Evidence: "switched off: a node that only lets others in is named by address"}
 	case n.cfg.Bus == nil:
-		return Check{Name: "lan", Status: CheckWarn, Evidence: "switched off: " + st.LAN.Note, Remedy: "cell config set lan.enabled true"}
+		return Check{Name: "lan", Status: CheckWarn, Evidence: "switched off", Remedy: "cell config set lan.enabled true"}
 	case !st.LAN.OK:
 		return Check{Name: "lan", Status: CheckWarn, Evidence: st.LAN.Note, Remedy: "let UDP multicast through, or name neighbours: cell config set lan.directed HOST:PORT"}
 	}
 	return Check{Name: "lan", Status: CheckOK, Evidence: "announcing on " + strings.Join(st.LAN.Interfaces, ", ")}
 }
 
-func dhtCheck(st Status) Check {
+func (n *Node) dhtCheck(st Status) Check {
 	if st.DHT.Size == 0 {
-		return Check{Name: "dht", Status: CheckWarn, Evidence: "no other node known, so only the local network is searched", Remedy: "name a node that is up: cell up --bootstrap ADDRESS"}
+		c := Check{Name: "dht", Status: CheckWarn, Evidence: "no other node known, so only the local network is searched", Remedy: "name a node that is up: cell up --bootstrap ADDRESS"}
+		if n.cfg.Bus == nil {
+			c.Evidence = "no other node known, and the local network is switched off: nobody else's cells can be found"
+		}
+		return c
 	}
 	return Check{Name: "dht", Status: CheckOK, Evidence: fmt.Sprintf("%d nodes in the routing table, mode %s", st.DHT.Size, st.Mode)}
 }

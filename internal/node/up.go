@@ -21,8 +21,9 @@ import (
 )
 
 // Up runs the node of a home until ctx ends or it is told to go down. Missing
-// keys are made first. Banner is called once, when the node listens.
-func Up(ctx context.Context, h home.Home, s Settings, banner func(Status)) error {
+// keys are made first. Banner is called once, when the node listens, and warn
+// with what is amiss later, by any goroutine.
+func Up(ctx context.Context, h home.Home, s Settings, banner func(Status), warn func(text string)) error {
 	if err := h.CheckSocket(); err != nil {
 		return NewError(CodeFailed, err.Error(), "set CELL_HOME to a shorter folder")
 	}
@@ -58,7 +59,7 @@ func Up(ctx context.Context, h home.Home, s Settings, banner func(Status)) error
 	}
 	cfg := Config{
 		Key: keys.Node, Author: keys.Author.Public(), Home: h, Settings: s, Certs: certs, Version: Version(),
-		Starter: sandbox, Builder: builder, Pair: membrane.SocketPair, Meter: NewSystemMeter(), Control: control,
+		Starter: sandbox, Builder: builder, Pair: membrane.SocketPair, Meter: NewSystemMeter(), Control: control, Warn: warn,
 	}
 	if s.Only {
 		s.LAN.Enabled = false // strangers are let in by address; neighbours need nobody for that

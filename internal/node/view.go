@@ -169,8 +169,11 @@ func (n *Node) pingTarget(ctx context.Context, target string) (identity.Key, [][
 
 func found(cell identity.Cell, ep mesh.Endpoint) Found {
 	f := Found{
-		Cell: cell.String(), Node: ep.Node, Tier: string(ep.Tier), Hops: ep.Hops, Holder: ep.Holder,
+		Cell: cell.String(), Node: ep.Node, Tier: string(ep.Tier), Holder: ep.Holder,
 		TookMS: ms(ep.Took), RTTMS: ms(ep.RTT), State: ReplicaAlive, Why: ep.Why,
+	}
+	if !ep.Holder.IsZero() {
+		f.Hops = &ep.Hops
 	}
 	if ep.Lease.State == record.StateDraining {
 		f.State = ReplicaDraining
@@ -193,7 +196,7 @@ func asAPIError(err error) *APIError {
 	case errors.As(err, &api):
 		return api
 	case errors.As(err, &nf):
-		return NewError(CodeNoReplica, nf.Error(), "start it where its source is: cell run DIR; look at the network: cell peers, cell doctor")
+		return NewError(CodeNoReplica, nf.Error(), nobodyHint(err, "start it where its source is: cell run DIR; look at the network: cell peers, cell doctor"))
 	case errors.As(err, &file):
 		return NewError(CodeUsage, err.Error(), "correct the file and try again")
 	case errors.Is(err, ErrNoManifest):
