@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"cell.network/cell/internal/host"
-	"cell.network/cell/internal/identity"
-	"cell.network/cell/internal/journal"
 	"cell.network/cell/internal/pulse"
 	"cell.network/cell/internal/record"
 	"cell.network/cell/internal/swim"
@@ -100,17 +98,17 @@ func (n *Node) member(c swim.Change) {
 	n.kad.Known(c.Node, addrs, c.Contact.Server && len(addrs) > 0 && c.Is != swim.Unknown, !gone)
 	switch {
 	case gone && !c.Was.Gone():
-		text := "node " + c.Node.Short() + " does not answer: it is taken for dead"
+		f := died
 		if c.Is == swim.Left {
-			text = "node " + c.Node.Short() + " has left"
+			f = left
 		}
-		n.partnerEvent(journal.PeerDown, c.Node, text)
+		n.fate(c.Node, f)
 		n.kick()
 	case c.Was == swim.Unknown: // membership may have forgotten that it was dead; discovery has not
 		n.mesh.Back(c.Node)
 	case !gone && c.Was.Gone():
 		n.mesh.Back(c.Node)
-		n.partnerEvent(journal.PeerUp, c.Node, "node "+c.Node.Short()+" is back")
+		n.fate(c.Node, back)
 		n.kick()
 	}
 }
@@ -122,17 +120,6 @@ func (n *Node) stored(l record.Lease) {
 	case <-n.built:
 		n.mesh.Stored(l)
 	default:
-	}
-}
-
-// partnerEvent tells the journal of a node that may serve what is known here; of
-// strangers there may be thousands.
-func (n *Node) partnerEvent(kind journal.Kind, node identity.Key, text string) {
-	n.mu.Lock()
-	_, partner := n.partnersKnown[node]
-	n.mu.Unlock()
-	if partner {
-		n.event(kind, "", "", text, map[string]any{"node": node.String()})
 	}
 }
 

@@ -105,6 +105,7 @@ type Node struct {
 
 	refused   refusals
 	entrances entrances
+	digest    digest
 	silent    atomic.Pointer[map[identity.Key]time.Time] // hosts not heard of lately, and since when; written by scale
 	balance   balancer                                   // of calls, among the replicas here and other nodes
 	targets   targets                                    // of programs on this machine
@@ -350,11 +351,6 @@ func (n *Node) heard(l record.Lease) {
 		return
 	}
 	n.kad.AddPeers([]peer.AddrInfo{info})
-}
-
-// meshEvent journals what discovery did.
-func (n *Node) meshEvent(e mesh.Event) {
-	n.event(journal.Kind(e.Kind), "", e.Cell.String(), e.Text, e.Data)
 }
 
 // chance returns a number in [0, 1).
