@@ -386,7 +386,7 @@ func TestClocksApart(t *testing.T) {
 }
 
 // TestShortNo: where somebody served a cell a moment ago, or the DHT holds
-// leases of it, the next question is asked a quarter of a second later; a plain
+// leases of it, the next question is asked half a second later; a plain
 // no stands for three.
 func TestShortNo(t *testing.T) {
 	for _, c := range []struct {
@@ -398,15 +398,15 @@ func TestShortNo(t *testing.T) {
 		{"the LAN's fell silent", func(t *testing.T, m *Mesh, _ *sky) {
 			m.Heard(lease(t, 20, "greeter", 1))
 			m.Lost(key(20).Public(), false)
-		}, 250 * time.Millisecond},
+		}, 500 * time.Millisecond},
 		{"the LAN's withdrew", func(t *testing.T, m *Mesh, _ *sky) {
 			m.Heard(lease(t, 20, "greeter", 1))
 			m.Heard(lease(t, 20, "greeter", 2, tombstone))
-		}, 250 * time.Millisecond},
+		}, 500 * time.Millisecond},
 		{"withdrawn in the DHT", func(t *testing.T, _ *Mesh, dht *sky) {
 			dht.Put(t.Context(), lease(t, 20, "greeter", 1, tombstone))
-		}, 250 * time.Millisecond},
-		{"the DHT did not answer", func(_ *testing.T, _ *Mesh, dht *sky) { dht.set(errors.New("nobody home"), false) }, 250 * time.Millisecond},
+		}, 500 * time.Millisecond},
+		{"the DHT did not answer", func(_ *testing.T, _ *Mesh, dht *sky) { dht.set(errors.New("nobody home"), false) }, 500 * time.Millisecond},
 		{"withdrawn long ago", func(t *testing.T, m *Mesh, _ *sky) {
 			m.Heard(lease(t, 20, "greeter", 1))
 			m.Heard(lease(t, 20, "greeter", 2, tombstone))

@@ -96,7 +96,7 @@ type Config struct {
 	FindTimeout time.Duration  // for a search of the DHT; default 10 s
 	Fresh       time.Duration  // after a successful search the cache alone answers for so long; default 10 s
 	Negative    time.Duration  // after a vain search the answer is no for so long; default 3 s
-	Unsure      time.Duration  // the same where somebody served the cell of late, or the DHT's answer is no plain no; default 250 ms
+	Unsure      time.Duration  // the same where somebody served the cell of late, or the DHT's answer is no plain no; default 500 ms
 }
 
 func (c *Config) fill() {
@@ -107,7 +107,7 @@ func (c *Config) fill() {
 		{&c.TTL, 2 * time.Minute}, {&c.AddrPoll, 5 * time.Second}, {&c.PutTimeout, 15 * time.Second},
 		{&c.RetryMin, 250 * time.Millisecond}, {&c.RetryMax, 30 * time.Second}, {&c.Farewell, 10 * time.Second},
 		{&c.LANWait, 400 * time.Millisecond}, {&c.FindTimeout, 10 * time.Second},
-		{&c.Fresh, 10 * time.Second}, {&c.Negative, 3 * time.Second}, {&c.Unsure, 250 * time.Millisecond},
+		{&c.Fresh, 10 * time.Second}, {&c.Negative, 3 * time.Second}, {&c.Unsure, 500 * time.Millisecond},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value

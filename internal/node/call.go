@@ -37,38 +37,28 @@ func (n *Node) Call(ctx context.Context, r frame.Request) (frame.Response, error
 	return n.callAnywhere(ctx, t.cell, r)
 }
 
-// patience is what a call that found nobody remembers while it waits.
-type patience struct {
-	until  time.Time // held no longer; zero: not held yet
-	nobody error     // what discovery said when it was asked last,
-	asked  time.Time // and when
-}
-
-// askAgain is how long a call that waits takes discovery at its word: who comes
-// meanwhile is known from his row, and does not have to be searched for.
-const askAgain = time.Second
-
 // callAnywhere sends a request to one of those who serve the cell, here or
 // elsewhere. Where there is nobody, it may wait for one to come, and choose anew.
 func (n *Node) callAnywhere(ctx context.Context, cell identity.Cell, r frame.Request) (frame.Response, error) {
-	for p := (patience{}); ; {
-		res, err := n.callCheapest(ctx, cell, r, &p)
-		if !retriable(err) || codeOf(err) == frame.Overloaded || !n.hold(ctx, cell, &p.until) || time.Now().After(p.until) {
+	for until := (time.Time{}); ; {
+		res, err := n.callCheapest(ctx, cell, r, &until)
+		if !retriable(err) || codeOf(err) == frame.Overloaded || !n.hold(ctx, cell, &until) || time.Now().After(until) {
 			return res, err
 		}
 	}
 }
 
 // callCheapest tries those who are known to serve the cell, the cheapest first,
-// and then those who are discovered. Where none is known it may hold the request.
-func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Request, p *patience) (frame.Response, error) {
+// and then those who are discovered. Where none is known it may hold the request,
+// but not beyond until.
+func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Request, until *time.Time) (frame.Response, error) {
 	var t tries
 	var room [8]option
 	for held := false; ; {
 		options := n.options(room[:0], cell, &t)
 		if len(options) == 0 && !held && n.knows(cell) { // its hosts are known: if it sleeps, they are told before anybody is searched for
 			held = true
-			n.hold(ctx, cell, &p.until)
+			n.hold(ctx, cell, until)
 			continue
 		}
 		if len(options) == 0 {
@@ -85,12 +75,8 @@ func (n *Node) callCheapest(ctx context.Context, cell identity.Cell, r frame.Req
 			return res, err
 		}
 	}
-	if p.nobody != nil && time.Since(p.asked) < askAgain {
-		return frame.Response{}, t.failure(ctx, cell, p.nobody)
-	}
 	for ep, err := range n.mesh.Discover(ctx, cell) {
 		if err != nil {
-			p.nobody, p.asked = err, time.Now()
 			return frame.Response{}, t.failure(ctx, cell, err)
 		}
 		if ep.Node == n.self || t.asked(&ep) {
