@@ -162,14 +162,15 @@ func TestTopOnTerminal(t *testing.T) {
 		json.NewEncoder(w).Encode(node.CellList{Cells: []node.CellStatus{c}})
 	})
 	s := onTerminal(t, h, "", "top")
-	s.shows("0 live of 2", 1) // drawn twice
+	s.shows("0 live of 2", 1)
+	s.shows("\x1b[?7h", 2) // drawn twice, to the end: Ctrl-C makes a terminal drop what it has not shown yet
 	s.types("\x03")
 	out := s.ends(node.ExitInterrupted)
 	if strings.Count(out, "\x1b[2J") != 1 || strings.Count(out, "\x1b[H") != strings.Count(out, "\x1b[J") || !strings.Contains(out, bold) || !strings.Contains(out, "more lines") {
 		t.Errorf("printed %q", out)
 	}
 	s = onTerminal(t, h, "NO_COLOR=1", "top")
-	s.shows("\x1b[J", 1)
+	s.shows("\x1b[?7h", 1)
 	s.types("\x03")
 	if out := s.ends(node.ExitInterrupted); strings.Contains(out, bold) {
 		t.Errorf("coloured: %q", out)

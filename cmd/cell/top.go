@@ -69,6 +69,7 @@ func (a *app) watch(ctx context.Context, client *node.Client) error {
 	tick := time.NewTicker(topEvery)
 	defer tick.Stop()
 	a.term.print("\x1b[2J")
+	defer a.term.print("\x1b[?7h") // Ctrl-C may have made the terminal drop that of the last picture
 	for {
 		list, err := cells(ctx, client, func(string) bool { return true })
 		if err != nil {
