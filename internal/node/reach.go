@@ -131,7 +131,7 @@ func (n *Node) reachChecks() []Check {
 	for _, p := range r.Places {
 		place := p.Relay.Short()
 		if p.RTT > 0 {
-			place += fmt.Sprintf(" (%v)", p.RTT.Round(max(time.Microsecond, p.RTT/100)))
+			place += " (" + brief(p.RTT) + ")"
 		}
 		via = append(via, place)
 	}

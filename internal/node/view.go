@@ -101,6 +101,15 @@ func (n *Node) Peers() []Peer {
 	return out
 }
 
+// brief is a time in three digits, for people; one that was measured is never 0s.
+func brief(d time.Duration) string {
+	unit := time.Microsecond
+	for d >= 1000*unit {
+		unit *= 10
+	}
+	return max(d.Round(unit), time.Microsecond).String()
+}
+
 func appendNew(list []string, s string) []string {
 	if slices.Contains(list, s) {
 		return list
