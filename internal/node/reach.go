@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"time"
 
 	"cell.network/cell/internal/host"
 	"cell.network/cell/internal/identity"
