@@ -52,13 +52,16 @@ func newMembers(s setup, conf func() *memberlist.Config, latency func(from, to n
 		setup: s, latency: latency, at: make(map[string]*memberHost),
 		rng: rand.New(rand.NewPCG(s.Seed, 11)), side: make(map[*memberHost]int),
 	}
-	for i := range s.Nodes {
+	for i := range s.Nodes { // all of them before the first speaks
 		h := &memberHost{
 			all: all, index: i, addr: fmt.Sprintf("%s:%d", addrOf(i), port), left: make(map[int]time.Time),
 			packets: make(chan *memberlist.Packet, 1024), streams: make(chan net.Conn, 64),
 		}
 		all.at[h.addr] = h
 		all.hosts = append(all.hosts, h)
+	}
+	doors := rand.New(rand.NewPCG(s.Seed, 12))
+	for i, h := range all.hosts {
 		c := conf()
 		c.Name, c.AdvertiseAddr, c.AdvertisePort = fmt.Sprint(i), addrOf(i).String(), port
 		c.Transport, c.Events, c.Logger = h, h, log.New(io.Discard, "", 0)
@@ -68,7 +71,7 @@ func newMembers(s setup, conf func() *memberlist.Config, latency func(from, to n
 			return nil, fmt.Errorf("make member: %w", err)
 		}
 		if i > 0 { // through any of those that are there, as operators do
-			via := all.hosts[all.rng.IntN(i)]
+			via := all.hosts[doors.IntN(i)]
 			if _, err := h.list.Join([]string{via.addr}); err != nil {
 				all.close()
 				return nil, fmt.Errorf("join: %w", err)
