@@ -124,32 +124,42 @@ func (c *Conn) Done() <-chan struct{} { return c.done }
 // [ErrMalformed], io.EOF where the peer closed it, or what the stream reported.
 func (c *Conn) Err() error { return c.calls.reason() }
 
-// hangUp is how long a peer that has all its responses may take to hang up.
+// hangUp is how long a peer may take to read that it is left, and to hang up
+// when it has all its responses.
 const hangUp = 500 * time.Millisecond
 
 // errLeft is the reason of a connection on which the peer serves no more.
 var errLeft = errors.New("the peer takes no new calls")
 
-// Drain refuses new calls of the peer with Draining and tells it so, and
-// returns when those in flight have been served, their responses written and
-// the peer has hung up, or could have. Calls of this side go on; Close the
+// Drain tells the peer that no new calls are taken, and returns when those in
+// flight have been served, their responses written and the peer has hung up, or
+// could have. What the peer sent before it read that is in flight too; after
+// hangUp all else is refused with Draining. Calls of this side go on; Close the
 // connection when Drain has returned.
 func (c *Conn) Drain(ctx context.Context) error {
-	c.serving.refuse()
 	c.out.post(header{kind: kindLeave})
-	if err := c.serving.drain(ctx); err != nil {
-		return err
+	late := time.AfterFunc(hangUp, c.serving.refuse)
+	defer func() {
+		late.Stop()
+		c.serving.refuse()
+	}()
+	for {
+		if err := c.serving.drain(ctx); err != nil {
+			return err
+		}
+		c.out.flush(ctx.Done())
+		select {
+		case <-c.done:
+			return nil
+		case <-time.After(hangUp): // it serves as well, or is of an older version
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		c.serving.refuse()
+		if c.serving.inflight() == 0 {
+			return nil
+		}
 	}
-	c.out.flush(ctx.Done())
-	patience := time.NewTimer(hangUp)
-	defer patience.Stop()
-	select {
-	case <-c.done:
-		return nil
-	case <-patience.C: // it serves as well, or is of an older version
-	case <-ctx.Done():
-	}
-	return ctx.Err()
 }
 
 // useless reports whether this end neither serves nor calls, nor will.

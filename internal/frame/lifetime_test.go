@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"runtime"
 	"sync"
 	"testing"
@@ -242,6 +243,66 @@ func TestDrain(t *testing.T) {
 			t.Errorf("the call in flight got %q", got)
 		}
 	})
+}
+
+// TestDrainTakesWhatIsUnderWay drains an end while a request lies unread in
+// its stream: that one is served, and what comes long after is refused.
+func TestDrainTakesWhatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer, stream := sim.Pipe()
+		hold := make(chan struct{})
+		s := NewConn(&heldStream{stream, hold}, Config{Handler: echo})
+		defer s.Close()
+		request := func(call uint64) []byte { return header{kind: kindRequest, call: call}.append(nil) }
+		if _, err := peer.Write(request(1)); err != nil {
+			t.Fatal(err)
+		}
+		drained := make(chan error, 1)
+		go func() { drained <- s.Drain(t.Context()) }()
+		synctest.Wait()
+		close(hold) // it reads only now
+		code := func() Code {
+			for {
+				var b [HeaderSize]byte
+				if _, err := io.ReadFull(peer, b[:]); err != nil {
+					t.Fatal(err)
+				}
+				h, err := parseHeader(b[:])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.CopyN(io.Discard, peer, int64(h.length)); err != nil {
+					t.Fatal(err)
+				}
+				if h.kind == kindResponse {
+					return h.code
+				}
+			}
+		}
+		if c := code(); c != OK {
+			t.Errorf("the request under way: %v", c)
+		}
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+		if _, err := peer.Write(request(2)); err != nil {
+			t.Fatal(err)
+		}
+		if c := code(); c != Draining {
+			t.Errorf("a request after all that: %v", c)
+		}
+	})
+}
+
+// heldStream can be read from when hold is closed.
+type heldStream struct {
+	net.Conn
+	hold chan struct{}
+}
+
+func (s *heldStream) Read(b []byte) (int, error) {
+	<-s.hold
+	return s.Conn.Read(b)
 }
 
 // TestLeave drains an end that many others call all the time: each request is
