@@ -268,3 +268,31 @@ func TestMoves(t *testing.T) {
 		})
 	})
 }
+
+// A stream to a node that no rows are exchanged with any more is left to
+// membership: it is not torn.
+func TestFormerPartner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.Config{Seed: 54})
+		w.mesh(3, everybody)
+		time.Sleep(10 * time.Second)
+		n, former := w.nodes[0], w.nodes[1]
+		for _, m := range []*member{n, former} { // one of the two has opened the stream
+			other := map[*member]*member{n: former, former: n}[m]
+			m.mu.Lock()
+			m.peers = slices.DeleteFunc(slices.Clone(m.peers), func(t Target) bool { return t.Node == other.key() })
+			m.mu.Unlock()
+		}
+		stream := func() *link {
+			n.Pulse.mu.Lock()
+			defer n.Pulse.mu.Unlock()
+			return n.links[former.key()]
+		}
+		was := stream()
+		time.Sleep(20 * time.Second)
+		if is := stream(); was == nil || is != was {
+			t.Errorf("the stream was torn: %p, then %p", was, is)
+		}
+		w.wantNoDeath()
+	})
+}

@@ -11,9 +11,17 @@ import (
 )
 
 // One node accuses all others all the time. Nobody dies of it, and the network
-// does not drown in refutations; a node that does sleep dies.
+// does not drown in refutations; a node that does sleep dies. Where an accuser is
+// listened to however often he accuses, it does drown.
 func TestFalseAccuser(t *testing.T) {
+	for _, gullible := range []bool{false, true} {
+		accuseAll(t, gullible)
+	}
+}
+
+func accuseAll(t *testing.T, gullible bool) {
 	w := newWorld(t, *simSeed, overWAN, 0.01)
+	w.gullible = gullible
 	build(w, 24)
 	evil, sleeper := w.nodes[0], w.nodes[7]
 	deaths := map[*node]int{}
@@ -53,7 +61,13 @@ func TestFalseAccuser(t *testing.T) {
 		resigned = max(resigned, n.seq)
 	}
 	rate := float64(honest()-bytes) / 40 / float64(len(w.nodes)-1)
-	t.Logf("seed %d: accused 5 times a second for 40 s: nobody died, each signed at most %d contacts, %.0f bytes a second per node", w.seed, resigned, rate)
+	t.Logf("gullible %v, seed %d: accused 5 times a second for 40 s: each signed at most %d contacts, %.0f bytes a second per node", gullible, w.seed, resigned, rate)
+	if gullible {
+		if rate <= 4000 {
+			t.Error("the network does not drown though every accusation counts")
+		}
+		return
+	}
 	if len(deaths) > 0 {
 		t.Errorf("%d died of it", len(deaths))
 	}

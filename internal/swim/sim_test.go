@@ -38,6 +38,8 @@ type world struct {
 	byKey  map[identity.Key]*node
 	opened map[id]*record.Contact // the work of all nodes together
 
+	gullible bool // its nodes believe everything
+
 	onChange func(n *node, c Change)
 	junk     func(n, from *node, err error)
 	suspects int
@@ -151,7 +153,7 @@ func (w *world) add() *node {
 
 func (n *node) start() {
 	n.up, n.inc, n.seq = true, n.inc+1, 0
-	n.d = New(Config{Self: n.id, Network: testNet, Sign: n.key.Sign, Rand: rand.New(rand.NewPCG(n.w.seed, uint64(n.index))), open: n.w.open})
+	n.d = New(Config{Self: n.id, Network: testNet, Sign: n.key.Sign, Rand: rand.New(rand.NewPCG(n.w.seed, uint64(n.index))), open: n.w.open, gullible: n.w.gullible})
 	n.sign(false, record.Order{})
 	n.act()
 }
@@ -186,7 +188,7 @@ func (n *node) act() {
 		n.send(w.byKey[e.To], e.Msg)
 	}
 	for _, c := range o.Dial {
-		n.dial(w.byKey[c.Signer])
+		n.call(c.Signer)
 	}
 	for _, k := range o.Drop {
 		n.unlink(w.byKey[k])
@@ -258,6 +260,21 @@ func (w *world) deliver(at time.Time, n, to *node, back *pipe, msg []byte) {
 			to.unlink(n)
 		}
 		to.act()
+	})
+}
+
+// call opens a stream to where a contact says that a node is.
+func (n *node) call(k identity.Key) {
+	if to := n.w.byKey[k]; to != nil {
+		n.dial(to)
+		return
+	}
+	n.w.dials++ // nobody is there
+	n.w.after(5*time.Second, func() {
+		if n.up {
+			n.d.Failed(k, n.w.now)
+			n.act()
+		}
 	})
 }
 
