@@ -57,7 +57,7 @@ func TestFigures(t *testing.T) {
 func (w *world) figures(rounds int, what string, base int, most, mostPut time.Duration) {
 	w.t.Helper()
 	var put, first, all, again, none times
-	var asked, askedPut, missed int
+	var asked, askedPut, early, missed int
 	for i := range rounds {
 		cell, owner := cellNo(base+i), w.alive()
 		start, before := time.Now(), owner.Asked()
@@ -67,8 +67,11 @@ func (w *world) figures(rounds int, what string, base int, most, mostPut time.Du
 			finder := w.alive()
 			at := finder.Asked()
 			got, one, full, err := finder.find(cell)
-			if len(got) != 1 || err != nil {
-				missed++
+			if len(got) != 1 || err != nil { // put returns before the last holders have it
+				early++
+				if got, _, _, err = finder.find(cell); len(got) != 1 || err != nil {
+					missed++
+				}
 			}
 			asked += int(finder.Asked() - at)
 			first, all = append(first, one), append(all, full)
@@ -80,10 +83,10 @@ func (w *world) figures(rounds int, what string, base int, most, mostPut time.Du
 		}
 		askedPut += int(owner.Asked() - before)
 	}
-	w.t.Logf("%d nodes, %s, %d missed:\n  announce  %v (%.1f requests)\n  first     %v\n  all       %v (%.1f requests)\n  all again %v\n  nobody    %v",
-		len(w.nodes), what, missed, put, float64(askedPut)/float64(rounds), first, all, float64(asked)/float64(len(all)), again, none)
-	if missed > 0 {
-		w.t.Errorf("%s: %d of %d searches found nothing", what, missed, len(all))
+	w.t.Logf("%d nodes, %s, %d too early, %d missed:\n  announce  %v (%.1f requests)\n  first     %v\n  all       %v (%.1f requests)\n  all again %v\n  nobody    %v",
+		len(w.nodes), what, early, missed, put, float64(askedPut)/float64(rounds), first, all, float64(asked)/float64(len(all)), again, none)
+	if missed > 0 || early > max(1, len(all)/50) {
+		w.t.Errorf("%s: %d of %d searches found nothing, and %d nothing at the first try", what, missed, len(all), early)
 	}
 	if all.at(0.5) > most || none.at(0.5) > most || put.at(0.5) > mostPut {
 		w.t.Errorf("%s: half of the searches took longer than %v, or of the announcements than %v", what, most, mostPut)
