@@ -50,7 +50,7 @@ func TestPublicLAN(t *testing.T) {
 	}
 	begin := time.Now()
 	_, errs, code := w.cell(b, "call", call)
-	if took := time.Since(begin); code != node.ExitNotFound || !strings.Contains(errs, "withdrawn by") || took > time.Second {
+	if took := time.Since(begin); code != node.ExitNotFound || !strings.Contains(errs, "it withdrew") || took > time.Second {
 		t.Errorf("after the goodbye: exit code %d after %v: %s", code, took, errs)
 	}
 	if err := w.start(a); err != nil {
