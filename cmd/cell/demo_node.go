@@ -93,7 +93,7 @@ func (n *demoNode) command(args ...string) *exec.Cmd {
 	}
 	c.Dir = filepath.Dir(n.root)
 	c.Env = append(c.Env, "CELL_HOME="+n.root, "GOPROXY="+n.registry, "TMPDIR="+c.Dir) // what a killed command leaves goes with the demo's folder
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo to pass on
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}                                // Ctrl-C is for the demo to pass on
 	return c
 }
 
