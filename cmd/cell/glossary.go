@@ -28,6 +28,7 @@ var nouns = []struct{ word, meaning string }{
 	{"holder", "A node of the DHT that keeps leases for others."},
 	{"contact", "A node's signed statement of where it is reached and what it does for others."},
 	{"life", "The time between a node's start and its end; what it announced in one no longer counts in the next."},
+	{"rumour", "A node that one neighbour alone has told of and that has never spoken to this one: no member yet."},
 	{"suspicion", "A node's signed word that another does not answer; the other may refute it."},
 	{"relay", "A node that passes on what two others cannot send each other directly."},
 	{"path", "How a node is reached: direct, or relayed via another."},
