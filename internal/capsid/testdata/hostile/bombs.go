@@ -137,7 +137,7 @@ var bombs = map[string]attack{
 		}
 		return unix.Mlock(b)
 	},
-	"priority": func([]string) error { return syscall.Setpriority(syscall.PRIO_PROCESS, 0, -5) },
+	"priority": func([]string) error { return syscall.Setpriority(syscall.PRIO_PROCESS, 0, -20) },
 	"realtime": func([]string) error {
 		return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
 	},
