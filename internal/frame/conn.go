@@ -157,6 +157,7 @@ func (c *Conn) Drain(ctx context.Context) error {
 		}
 		c.serving.refuse()
 		if c.serving.inflight() == 0 {
+			c.out.flush(ctx.Done()) // of what came in the last moment
 			return nil
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -292,6 +293,56 @@ func TestDrainTakesWhatIsUnderWay(t *testing.T) {
 			t.Errorf("a request after all that: %v", c)
 		}
 	})
+}
+
+// TestDrainWritesTheLastAnswer drains an end whose peer serves as well: a request
+// of the last moment is served, and its answer written before Drain returns.
+func TestDrainWritesTheLastAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer, stream := sim.Pipe()
+		slow := &slowStream{Conn: stream}
+		s := NewConn(slow, Config{Handler: func(ctx context.Context, r Request) (Response, error) {
+			time.Sleep(hangUp / 20)
+			slow.delay.Store(int64(50 * time.Millisecond))
+			return echo(ctx, r)
+		}})
+		go func() {
+			time.Sleep(hangUp*19/20 - time.Millisecond)
+			_, _ = peer.Write(header{kind: kindRequest, call: 1}.append(nil))
+		}()
+		answered := make(chan Code, 1)
+		go func() {
+			for {
+				var b [HeaderSize]byte
+				if _, err := io.ReadFull(peer, b[:]); err != nil {
+					close(answered)
+					return
+				}
+				if h, err := parseHeader(b[:]); err == nil && h.kind == kindResponse {
+					answered <- h.code
+					return
+				}
+			}
+		}()
+		if err := s.Drain(t.Context()); err != nil {
+			t.Error(err)
+		}
+		s.Close()
+		if c, ok := <-answered; !ok || c != OK {
+			t.Errorf("the last request: answered %v, %v", ok, c)
+		}
+	})
+}
+
+// slowStream takes its time to write.
+type slowStream struct {
+	net.Conn
+	delay atomic.Int64 // nanoseconds
+}
+
+func (s *slowStream) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(s.delay.Load()))
+	return s.Conn.Write(b)
 }
 
 // heldStream can be read from when hold is closed.

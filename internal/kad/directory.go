@@ -59,14 +59,14 @@ func newDirectory() *directory {
 	return &directory{all: make(map[identity.Key]*contact), changed: make(chan struct{})}
 }
 
-// know takes in what membership says of a node. In a full directory the dead
-// give way; one full of the living takes no more.
+// know takes in what membership says of a node. In a full directory those that
+// cannot be asked give way; one full of others takes no more.
 func (d *directory) know(key identity.Key, addrs [][]byte, server, alive bool, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.all[key]
 	if c == nil {
-		if !alive || len(d.all)-d.met >= maxMembers && !d.forgetDeadLocked() {
+		if !alive || len(d.all)-d.met >= maxMembers && !d.makeRoomLocked() {
 			return // of a stranger's death nothing follows
 		}
 		id, err := host.PeerID(key)
@@ -91,10 +91,11 @@ func (d *directory) know(key identity.Key, addrs [][]byte, server, alive bool, n
 	d.placeLocked(c, was)
 }
 
-// forgetDeadLocked makes room for one more member: one that is dead goes.
-func (d *directory) forgetDeadLocked() bool {
+// makeRoomLocked makes room for one more member: one that is dead goes, or that
+// keeps no leases, or not as far as membership knows.
+func (d *directory) makeRoomLocked() bool {
 	for key, c := range d.all {
-		if c.member && c.dead {
+		if c.member && !c.askable() {
 			delete(d.all, key)
 			return true
 		}

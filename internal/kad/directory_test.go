@@ -66,6 +66,16 @@ func TestDirectoryIsBounded(t *testing.T) {
 	if n := len(d.all); n != maxMet+maxMembers {
 		t.Errorf("%d are remembered", n)
 	}
+	for i := range 10 { // membership forgot some of them, or they keep no leases any more
+		d.know(known(10_000+i), nil, false, true, epoch)
+		before := d.size()
+		if d.know(known(50_000+i), nil, true, true, epoch); d.size() != before+1 {
+			t.Errorf("newcomer %d found no room", i)
+		}
+	}
+	if n := len(d.all); n != maxMet+maxMembers {
+		t.Errorf("%d are remembered after newcomers came", n)
+	}
 	d.silent(testPeer(100_000), epoch)
 	if _, met := d.about(testPeer(100_000)); met {
 		t.Error("a stranger that did not answer is remembered")

@@ -291,6 +291,46 @@ func TestEveryAddressCounts(t *testing.T) {
 	books(t, d)
 }
 
+// Whoever moves to where only the dead are in the way takes their room, as a
+// newcomer does.
+func TestMoveAmongTheDead(t *testing.T) {
+	d := detectorWith(t, 1, func(o *Config) { o.Group, o.PerGroup = blocks, 4 })
+	for i := 10; i < 14; i++ {
+		d.Learn(contactOf(t, i, 1, in(77)), epoch)
+		m := d.members[testKey(i).Public()]
+		m.suspected = epoch
+		d.become(m, Dead, epoch)
+	}
+	d.Learn(contactOf(t, 20, 1, in(78)), epoch)
+	moved := contactOf(t, 20, 2, in(77))
+	if !d.Learn(moved, epoch.Add(time.Second)) || d.State(moved.Signer) != Alive {
+		t.Errorf("who moved is %v", d.State(moved.Signer))
+	}
+	books(t, d)
+}
+
+// Where no two words count together, a dial that fails does not undo the one.
+func TestFailedDialOfTheOnlyWord(t *testing.T) {
+	d := detectorWith(t, 3, func(o *Config) { o.Group, o.PerGroup = func(record.Contact) []string { return []string{"one"} }, 64 })
+	c := contactOf(t, 50, 1, nil)
+	now := epoch
+	if err := d.Hear(testKey(1).Public(), message{Contacts: [][]byte{c.Raw}}.encode(), now); err != nil {
+		t.Fatal(err)
+	}
+	if d.about[c.Signer] == nil {
+		t.Fatalf("it is %v and no rumour", d.State(c.Signer))
+	}
+	d.dial(&d.about[c.Signer].member, forPick, now)
+	d.Failed(c.Signer, now)
+	for range 200 {
+		now = now.Add(100 * time.Millisecond)
+		d.Take(now)
+	}
+	if s := d.State(c.Signer); s == Unknown {
+		t.Error("it never became a member")
+	}
+}
+
 // Many accusations that are refuted at once are no reason to distrust oneself more
 // than one is.
 func TestHealthOfTheAccused(t *testing.T) {

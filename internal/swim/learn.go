@@ -42,10 +42,8 @@ func (d *Detector) learn(c *record.Contact, from *link, w word, now time.Time) b
 		return false
 	}
 	if !d.regroupable(m, c) { // there is no room where it is now; to hold on to where it was would be to bury it
-		d.refuse(i, now)
-		d.changes = append(d.changes, Change{c.Signer, m.state, Alive, *c})
-		d.remove(m)
-		return false
+		d.lose(m)
+		return d.meet(c, from, now)
 	}
 	was, changed := m.state, says(m.contact, c)
 	is, reach := Alive, reachRefresh
@@ -156,14 +154,19 @@ func (d *Detector) evict(of func(*member) bool, others bool) bool {
 		if m.met || m.link != nil || m.state.Gone() || !of(m) {
 			continue
 		}
-		if m.probe != nil {
-			d.end(m.probe)
-		}
-		d.changes = append(d.changes, Change{m.contact.Signer, m.state, Unknown, *m.contact})
-		d.remove(m)
+		d.lose(m)
 		return true
 	}
 	return false
+}
+
+// lose takes a node out of the table that may well be alive.
+func (d *Detector) lose(m *member) {
+	if m.probe != nil {
+		d.end(m.probe)
+	}
+	d.changes = append(d.changes, Change{m.contact.Signer, m.state, Unknown, *m.contact})
+	d.remove(m)
 }
 
 // bind tells a link whose it is.

@@ -77,7 +77,7 @@ func (d *Detector) dialled(node identity.Key) (why purpose) {
 // Failed tells that a dial asked for by [Output].Dial came to nothing.
 func (d *Detector) Failed(node identity.Key, now time.Time) {
 	why, m := d.dialled(node), d.members[node]
-	if r := d.about[node]; why != 0 && r != nil {
+	if r := d.about[node]; why != 0 && r != nil && (d.parted() || r.by.IsZero()) { // else one word suffices, see sift
 		d.quash(node)
 		d.refuse(r.id, now)
 	}
