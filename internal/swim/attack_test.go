@@ -247,45 +247,29 @@ func TestAttackGoodbyesPushOutTheDead(t *testing.T) {
 	}
 }
 
-// what a message of a dozen bytes costs.
-func BenchmarkAttackAbout(b *testing.B) {
-	d := newDetector(0, nil)
-	d.Own(contactOf(b, 0, 1, nil), epoch)
-	for i := 1; i <= 4000; i++ {
-		d.Learn(contactOf(b, i, 1, nil), epoch)
-	}
-	evil := testKey(9000).Public()
-	d.Linked(evil, epoch)
-	d.Take(epoch)
-	msg := message{About: 1<<64 - 1}.encode()
-	b.Logf("%d bytes", len(msg))
-	now := epoch
-	for b.Loop() {
-		now = now.Add(2 * time.Millisecond)
-		if err := d.Hear(evil, msg, now); err != nil {
-			b.Fatal(err)
-		}
-		d.Take(now)
-	}
-}
-
-func BenchmarkAttackBuckets(b *testing.B) {
-	d := newDetector(0, nil)
-	d.Own(contactOf(b, 0, 1, nil), epoch)
-	for i := 1; i <= 4000; i++ {
-		d.Learn(contactOf(b, i, 1, nil), epoch)
-	}
-	evil := testKey(9000).Public()
-	d.Linked(evil, epoch)
-	d.Take(epoch)
-	msg := message{Buckets: make([]byte, 256)}.encode()
-	now := epoch
-	for b.Loop() {
-		now = now.Add(2 * time.Millisecond)
-		if err := d.Hear(evil, msg, now); err != nil {
-			b.Fatal(err)
-		}
-		d.Take(now)
+// what a message of a dozen bytes costs, and one of sums.
+func BenchmarkAttack(b *testing.B) {
+	for name, m := range map[string]message{"about": {About: 1<<64 - 1}, "buckets": {Buckets: make([]byte, 256)}} {
+		b.Run(name, func(b *testing.B) {
+			d := newDetector(0, nil)
+			d.Own(contactOf(b, 0, 1, nil), epoch)
+			for i := 1; i <= 4000; i++ {
+				d.Learn(contactOf(b, i, 1, nil), epoch)
+			}
+			evil := testKey(9000).Public()
+			d.Linked(evil, epoch)
+			d.Take(epoch)
+			msg := m.encode()
+			b.Logf("%d bytes", len(msg))
+			now := epoch
+			for b.Loop() {
+				now = now.Add(2 * time.Millisecond)
+				if err := d.Hear(evil, msg, now); err != nil {
+					b.Fatal(err)
+				}
+				d.Take(now)
+			}
+		})
 	}
 }
 
